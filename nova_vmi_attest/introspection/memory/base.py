@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest-physical memory, as every reader offers it.
+
+The bytes belong to the guest and change while they are read. A reader is trusted to deliver what the guest's
+CPU would see at a guest-physical address, and nothing else is taken from it.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nova_vmi_attest.errors import AttestError
+
+Bytes = NDArray[np.uint8]
+
+
+class MemoryFault(AttestError):
+    """Guest-physical ``address`` .. ``address + length`` is not RAM of this guest."""
+
+    def __init__(self, address: int, length: int) -> None:
+        super().__init__(f"guest-physical {address:#x}+{length:#x} is not RAM")
+        self.address = address
+        self.length = length
+
+
+class GuestGone(AttestError):
+    """The guest's memory went away: it stopped, migrated, or its QEMU process ended."""
+
+
+class ReaderError(AttestError):
+    """A reader could not be opened, or does not fit this domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRange:
+    """RAM from guest-physical ``start`` up to ``end`` (exclusive), at ``offset`` of the backing bytes."""
+
+    start: int
+    end: int
+    offset: int
+
+
+class GuestMemory(abc.ABC):
+    """Read-only access to the RAM of one guest.
+
+    ``name`` is the reader's name in the ``nova_vmi_attest.memory`` namespace; ``ranges`` are ascending, disjoint
+    and page-aligned; ``bytes_read`` counts what was asked for since :meth:`begin_pass`.
+    """
+
+    name: str
+
+    def __init__(self, ranges: Sequence[MemoryRange]) -> None:
+        self.ranges = tuple(ranges)
+        self.bytes_read = 0
+
+    def begin_pass(self) -> None:
+        """Forget whatever was cached, and start counting bytes anew. Called before each measurement.
+
+        :raises GuestGone: the guest no longer runs.
+        """
+        self.bytes_read = 0
+
+    @abc.abstractmethod
+    def read(self, address: int, length: int) -> bytes:
+        """``length`` bytes at guest-physical ``address``, without ever populating sparse backing memory.
+
+        :raises MemoryFault: any byte of it is not RAM.
+        :raises GuestGone: the guest ended meanwhile.
+        """
+
+    def view(self, address: int, length: int) -> Bytes:
+        """The same bytes as a read-only array, without a copy where the reader can.
+
+        For bulk comparison of memory that the guest is known to have populated. The array must not be kept
+        beyond the pass.
+        """
+        return np.frombuffer(self.read(address, length), dtype=np.uint8)
+
+    def populated(self) -> Sequence[MemoryRange]:
+        """The parts of :attr:`ranges` that hold data, as far as the reader can tell without touching them."""
+        return self.ranges
+
+    def close(self) -> None:
+        """Release what the reader holds. Idempotent."""
+
+    def locate(self, address: int, length: int) -> int:
+        """Offset of ``address`` in the backing bytes, when all ``length`` bytes lie in one range.
+
+        :raises MemoryFault: they do not.
+        """
+        for part in self.ranges:
+            if part.start <= address and 0 <= length and address + length <= part.end:
+                return part.offset + address - part.start
+        raise MemoryFault(address, length)
