@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Walking x86-64 page tables in guest-physical memory, 4 or 5 levels.
+
+Intel SDM volume 3A, section 4.5. The tables are the guest's: they may point to themselves, outside RAM, or
+claim every address there is. A single translation reads at most five entries; a walk over a whole address
+space visits at most :data:`TABLE_LIMIT` tables. Protection keys, SMEP and shadow stacks are not modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.introspection.memory.base import GuestMemory, MemoryFault
+
+PRESENT, WRITABLE, USER, LARGE = 1 << 0, 1 << 1, 1 << 2, 1 << 7
+ACCESSED, DIRTY = 1 << 5, 1 << 6
+NO_EXECUTE = 1 << 63
+FRAME = 0x000F_FFFF_FFFF_F000
+PAGE = 0x1000
+ENTRIES = 512
+# 512 GiB of direct map in 4 KiB pages would need 262,144 tables; 2 MiB pages are the rule, 64 Ki are plenty.
+TABLE_LIMIT = 1 << 16
+
+
+class PagingError(AttestError):
+    """The page tables cannot be walked: a table lies outside RAM, or there are more than the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One mapping: ``size`` bytes at guest-virtual ``va`` to guest-physical ``gpa``.
+
+    ``writable`` and ``user`` hold where every level grants them.
+    """
+
+    va: int
+    gpa: int
+    size: int
+    writable: bool
+    user: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """The same for many mappings, as arrays of equal length in ascending order of address."""
+
+    va: NDArray[np.uint64]
+    gpa: NDArray[np.uint64]
+    size: NDArray[np.uint64]
+    flags: NDArray[np.uint64]  # PRESENT, WRITABLE and USER that every level grants
+
+
+def canonical(address: int, levels: int) -> bool:
+    """Whether a 64-bit address is one that the CPU accepts: the bits above the tables' are all alike."""
+    unused = address >> (11 + 9 * levels)
+    return unused in (0, (1 << (53 - 9 * levels)) - 1)
+
+
+class AddressSpace:
+    """The mappings below one top-level table.
+
+    :param root: guest-physical address of the top-level table.
+    :param levels: 4 or 5.
+    """
+
+    def __init__(self, memory: GuestMemory, root: int, levels: int) -> None:
+        self.memory = memory
+        self.root = root & FRAME
+        self.levels = levels
+
+    def table(self, address: int) -> NDArray[np.uint64]:
+        """The 512 entries of the table at a guest-physical address.
+
+        :raises PagingError: it is not RAM.
+        """
+        try:
+            return np.frombuffer(self.memory.read(address, PAGE), dtype="<u8")
+        except MemoryFault as fault:
+            raise PagingError(f"page table at guest-physical {address:#x} is not RAM") from fault
+
+    def leaf(self, va: int) -> Leaf | None:
+        """The mapping that holds ``va``; None where nothing is mapped or a table is not RAM."""
+        if not canonical(va, self.levels):
+            return None
+        table, granted = self.root, WRITABLE | USER
+        for level in range(self.levels - 1, -1, -1):
+            shift = 12 + 9 * level
+            try:
+                raw = self.memory.read(table + (va >> shift & 511) * 8, 8)
+            except MemoryFault:
+                return None
+            entry = int.from_bytes(raw, "little")
+            if not entry & PRESENT:
+                return None
+            granted &= entry
+            if level == 0 or (entry & LARGE and level <= 2):
+                size = 1 << shift
+                gpa = entry & FRAME & ~(size - 1)
+                return Leaf(va & ~(size - 1), gpa, size, bool(granted & WRITABLE), bool(granted & USER))
+            table = entry & FRAME
+        return None
+
+    def translate(self, va: int) -> int | None:
+        """Guest-physical address of ``va``, or None where it is not mapped. It need not be RAM."""
+        leaf = self.leaf(va)
+        return None if leaf is None else leaf.gpa + (va - leaf.va)
+
+    def spans(self, va: int, length: int) -> Iterator[tuple[int, int | None, int]]:
+        """Physically contiguous pieces of a virtual range: ``(va, gpa, length)``, in order and gapless.
+
+        ``gpa`` is None for a piece that is not mapped. Work is one walk for each page of the range, whatever
+        its size, so the caller bounds ``length``.
+        """
+        start, physical, size = va, None, 0
+        end = va + length
+        while va < end:
+            leaf = self.leaf(va)
+            step = PAGE - (va & (PAGE - 1)) if leaf is None else leaf.va + leaf.size - va
+            step = min(step, end - va)
+            here = None if leaf is None else leaf.gpa + va - leaf.va
+            joined = here is None if physical is None else here == physical + size
+            if size and joined:
+                size += step
+            else:
+                if size:
+                    yield start, physical, size
+                start, physical, size = va, here, step
+            va += step
+        if size:
+            yield start, physical, size
+
+    def leaves(self, first: int = ENTRIES // 2, executable_only: bool = False) -> Leaves:
+        """Every mapping from index ``first`` of the top-level table on, in ascending order of address.
+
+        ``executable_only`` leaves out what any level marks no-execute. The walk goes level by level over
+        whole arrays of tables: tables that point to themselves end at the lowest level.
+
+        :raises PagingError: a table is not RAM, or there are more than :data:`TABLE_LIMIT`.
+        """
+        tables = [self.root]
+        bases = np.zeros(1, np.uint64)
+        granted = np.full(1, PRESENT | WRITABLE | USER, np.uint64)
+        found: list[Leaves] = []
+        visited = 0
+        for level in range(self.levels - 1, -1, -1):
+            visited += len(tables)
+            if visited > TABLE_LIMIT:
+                raise PagingError(f"more than {TABLE_LIMIT} page tables")
+            if not tables:
+                break
+            entries = np.stack([self.table(at) for at in tables])
+            keep = (entries & np.uint64(PRESENT)) != 0
+            if executable_only:
+                keep &= (entries & np.uint64(NO_EXECUTE)) == 0
+            if level == self.levels - 1:
+                keep[:, :first] = False
+            row, column = np.nonzero(keep)
+            chosen = entries[row, column]
+            address = bases[row] | column.astype(np.uint64) << np.uint64(12 + 9 * level)
+            if level == self.levels - 1:
+                address |= _sign_bits(column, self.levels)
+            flags = granted[row] & chosen
+            final = np.ones(len(chosen), bool) if level == 0 else np.zeros(len(chosen), bool)
+            if 0 < level <= 2:
+                final = (chosen & np.uint64(LARGE)) != 0
+            found.append(_as_leaves(address[final], chosen[final], flags[final], level))
+            tables = (chosen[~final] & np.uint64(FRAME)).tolist()
+            bases, granted = address[~final], flags[~final]
+        return _sorted(found)
+
+    def executable_leaves(self, start_index: int = ENTRIES // 2) -> Iterator[Leaf]:
+        """Every mapping from that index of the top-level table on that the CPU may fetch instructions from.
+
+        :raises PagingError: as :meth:`leaves`.
+        """
+        found = self.leaves(start_index, executable_only=True)
+        for va, gpa, size, flags in zip(
+            found.va.tolist(), found.gpa.tolist(), found.size.tolist(), found.flags.tolist(), strict=True
+        ):
+            yield Leaf(va, gpa, size, bool(flags & WRITABLE), bool(flags & USER))
+
+
+def _sign_bits(column: NDArray[np.int64], levels: int) -> NDArray[np.uint64]:
+    high = np.uint64(((1 << 64) - 1) ^ ((1 << (12 + 9 * levels)) - 1))
+    return np.where(column >= ENTRIES // 2, high, np.uint64(0))
+
+
+def _as_leaves(
+    address: NDArray[np.uint64], entry: NDArray[np.uint64], flags: NDArray[np.uint64], level: int
+) -> Leaves:
+    size = 1 << (12 + 9 * level)
+    frames = entry & np.uint64(FRAME & ~(size - 1))
+    return Leaves(address, frames, np.full(len(address), size, np.uint64), flags)
+
+
+def _sorted(parts: list[Leaves]) -> Leaves:
+    va = np.concatenate([part.va for part in parts])
+    order = np.argsort(va, kind="stable")
+    return Leaves(
+        va[order],
+        np.concatenate([part.gpa for part in parts])[order],
+        np.concatenate([part.size for part in parts])[order],
+        np.concatenate([part.flags for part in parts])[order],
+    )
