@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the guests of this host to their measurements: open each memory once, measure all in every round.
+
+Whatever happens with one guest is stated about that guest and never keeps another one from being measured.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+from oslo_log import log
+
+from nova_vmi_attest.attester.guests import GuestRecord
+from nova_vmi_attest.attester.lifecycle import HypervisorError
+from nova_vmi_attest.attester.references import ReferenceCache
+from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence.measurement import (
+    Integrity,
+    Inventory,
+    Measurement,
+    Observation,
+    Status,
+    Unmeasured,
+)
+from nova_vmi_attest.introspection.measure import Measurer
+from nova_vmi_attest.introspection.memory.base import GuestGone, GuestMemory
+from nova_vmi_attest.introspection.memory.domain import EncryptedMemory, UnsupportedLayout, parse_domain
+from nova_vmi_attest.introspection.memory.select import choose, open_memory
+
+LOG = log.getLogger(__name__)
+
+# How an error of a reader is stated in the evidence; the first match counts.
+_REASONS: tuple[tuple[type[AttestError], Unmeasured], ...] = (
+    (EncryptedMemory, Unmeasured.ENCRYPTED),
+    (UnsupportedLayout, Unmeasured.UNSUPPORTED),
+    (GuestGone, Unmeasured.GONE),
+    (HypervisorError, Unmeasured.GONE),
+    (AttestError, Unmeasured.UNREADABLE),
+)
+
+
+def unmeasured(guest: uuid.UUID, reason: Unmeasured, detail: str, reader: str = "") -> Measurement:
+    """The measurement of a guest that could not be measured."""
+    return Measurement(
+        guest=guest,
+        integrity=Integrity(status=Status.UNMEASURED, reason=reason, detail=detail[:256]),
+        inventory=Inventory(),
+        observation=Observation(reader=reader, bytes_read=0, microseconds=0),
+    )
+
+
+class GuestMeasurer:
+    """Measures guests, keeping their memory open and their kernels known between rounds.
+
+    :param live_xml: gives a guest's live domain XML.
+    :param reader: the one reader to use; empty to choose by the XML.
+    """
+
+    def __init__(
+        self, live_xml: Callable[[uuid.UUID], str], references: ReferenceCache, reader: str, threads: int
+    ) -> None:
+        self._live_xml = live_xml
+        self._references = references
+        self._reader = reader
+        self._measurer = Measurer(references)
+        self._threads = threads
+        self._lock = Lock()
+        self._open: dict[uuid.UUID, tuple[int, GuestMemory]] = {}
+
+    def measure_all(self, guests: Sequence[GuestRecord]) -> tuple[Measurement, ...]:
+        """One measurement for each guest, in the same order."""
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="measure") as pool:
+            return tuple(pool.map(self._measure, guests))
+
+    def forget(self, guest: uuid.UUID) -> None:
+        """Close the memory of an incarnation that ended, and believe nothing that was learnt of it."""
+        with self._lock:
+            _, memory = self._open.pop(guest, (0, None))
+        if memory is not None:
+            memory.close()
+        self._measurer.forget(guest)
+
+    def close(self) -> None:
+        """Close every guest's memory."""
+        for guest in tuple(self._open):
+            self.forget(guest)
+
+    def _measure(self, record: GuestRecord) -> Measurement:
+        started = time.perf_counter()
+        try:
+            memory = self._memory(record)
+            measurement = self._measurer.measure(record.guest, memory, memory.name)
+            if measurement.integrity.reason is Unmeasured.UNKNOWN_KERNEL and self._references.fetch_missing():
+                measurement = self._measurer.measure(record.guest, memory, memory.name)
+        except AttestError as error:
+            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+            LOG.warning("guest %s (%s) cannot be measured: %s", record.guest, record.name, error)
+            self.forget(record.guest)
+            return unmeasured(record.guest, reason, str(error))
+        except Exception:  # noqa: BLE001 - the edge of one guest: a defect of ours must not stop the round
+            LOG.exception("guest %s (%s): the measurement failed unexpectedly", record.guest, record.name)
+            self.forget(record.guest)
+            return unmeasured(record.guest, Unmeasured.INTERNAL, "see the agent's log")
+        LOG.debug("guest %s measured in %.1f ms", record.guest, (time.perf_counter() - started) * 1e3)
+        return measurement
+
+    def _memory(self, record: GuestRecord) -> GuestMemory:
+        with self._lock:
+            incarnation, memory = self._open.get(record.guest, (0, None))
+        if memory is not None and incarnation == record.incarnation:
+            return memory
+        domain = parse_domain(self._live_xml(record.guest))
+        choice = choose(domain, self._reader or None)
+        LOG.info("guest %s (%s): reading by %s: %s", record.guest, record.name, choice.reader, choice.reason)
+        memory = open_memory(domain, choice.reader)
+        with self._lock:
+            self._open[record.guest] = (record.incarnation, memory)
+        return memory

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One round: challenges in, one evidence batch out, with one TPM quote for all guests of the host.
+
+The order is what makes the evidence worth something. The nonces are known before the guests are measured and are
+in every leaf, so no measurement is older than the challenge; the root is in the log before it is in the PCR, so
+no extend is without an entry; and the quote comes last, so it covers both.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from nova_vmi_attest.attester.guests import GuestRegistry
+from nova_vmi_attest.attester.journal import Journal
+from nova_vmi_attest.attester.measuring import GuestMeasurer
+from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence.batch import Batch, GuestEvidence, Quote
+from nova_vmi_attest.evidence.challenge import Challenge, binding
+from nova_vmi_attest.evidence.leaf import guest_leaf
+from nova_vmi_attest.evidence.measurement_codec import measurement_digest
+from nova_vmi_attest.evidence.merkle import tree_root
+from nova_vmi_attest.tpm.device import Tpm
+from nova_vmi_attest.tpm.structures import Attest, pcr_digest
+
+# A boot component may extend a PCR between the quote and the read; more than once in a row is no accident.
+_QUOTE_ATTEMPTS = 3
+
+
+class RoundError(AttestError):
+    """A round that could not be completed."""
+
+
+class RoundRunner:
+    """Runs rounds, one at a time.
+
+    :param host: this host's name in Nova.
+    :param pcrs: indices of the host's PCRs that every quote covers, the log's PCR among them.
+    :param certificate: gives the current AK certificate (DER).
+    """
+
+    def __init__(
+        self,
+        host: str,
+        registry: GuestRegistry,
+        measurer: GuestMeasurer,
+        tpm: Tpm,
+        journal: Journal,
+        pcrs: Sequence[int],
+        certificate: Callable[[], bytes],
+    ) -> None:
+        self._host = host
+        self._registry = registry
+        self._measurer = measurer
+        self._tpm = tpm
+        self._journal = journal
+        self._pcrs = tuple(sorted(pcrs))
+        self._certificate = certificate
+
+    def run(self, verifier: bytes, challenges: Sequence[Challenge]) -> Batch:
+        """Answer all challenges of one verifier key with one quote.
+
+        :param verifier: RFC 7638 thumbprint of the key that signed them.
+        :raises JournalError: the entry could not be made durable, or the PCR was extended by somebody else.
+        :raises TpmError: the TPM refused.
+        :raises RoundError: the PCRs kept changing.
+        """
+        nonces = tuple(sorted({challenge.nonce for challenge in challenges}))
+        bound = binding(self._host, verifier, nonces)
+        measurements = self._measurer.measure_all(self._registry.snapshot())
+        guests = tuple(
+            GuestEvidence(measurement.guest, secrets.token_bytes(32), measurement) for measurement in measurements
+        )
+        leaves = [
+            guest_leaf(item.salt, item.guest, measurement_digest(item.measurement), bound) for item in guests
+        ]
+        self._journal.append_batch(tree_root(leaves), len(leaves))
+        quote = self._quote(bound)
+        return Batch(
+            host=self._host,
+            verifier=verifier,
+            nonces=nonces,
+            entries=self._journal.entries(min(challenge.since for challenge in challenges)),
+            quote=quote,
+            ak_certificate=self._certificate(),
+            guests=guests,
+        )
+
+    def _quote(self, bound: bytes) -> Quote:
+        """A quote together with PCR values that are the quoted ones."""
+        for _ in range(_QUOTE_ATTEMPTS):
+            attest, signature = self._tpm.quote(self._pcrs, bound)
+            pcrs = self._tpm.read_pcrs(self._pcrs)
+            if pcr_digest(pcrs) == Attest.parse(attest).pcr_digest:
+                return Quote(attest, signature, pcrs)
+        raise RoundError(
+            f"host {self._host}: PCRs {self._pcrs} changed during {_QUOTE_ATTEMPTS} quotes in a row",
+            "find what extends them, or quote fewer ([tpm] pcrs)",
+        )
