@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the control plane remembers: one class per table, and no behaviour.
+
+Times are whole seconds since the Unix epoch, UTC, because they are compared with times inside signed tokens.
+Digests and key names are lowercase hex. A row is only as true as the code that wrote it: the tables of the
+authority are its own record, while :class:`HostState` holds values that a verified quote vouched for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+# The bounds decide the column type that MariaDB takes: TEXT and BLOB without one end at 64 KiB.
+TOKEN_BYTES = 1 << 24
+BATCH_BYTES = 1 << 26
+
+# SQLite numbers rows only in a column that it calls INTEGER.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Unsigned64(TypeDecorator[int]):
+    """An unsigned 64-bit number, kept as 16 hex digits because databases end at 2^63 - 1.
+
+    A TPM clock can be set beyond that by the owner of the TPM.
+    """
+
+    impl = String(16)
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> str | None:
+        return None if value is None else f"{value:016x}"
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> int | None:
+        return None if value is None else int(value, 16)
+
+
+class Base(DeclarativeBase):
+    """The tables of this package."""
+
+
+class Host(Base):
+    """A registered host and the one endorsement key that may enrol under its name."""
+
+    __tablename__ = "hosts"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    ek_digest: Mapped[str] = mapped_column(String(64), unique=True)
+    ek_certificate: Mapped[str] = mapped_column(Text())
+    registered_at: Mapped[int] = mapped_column(BigInteger())
+
+
+class AkCertificate(Base):
+    """An attestation key certificate that the authority issued; ``serial`` is its serial number in hex."""
+
+    __tablename__ = "ak_certificates"
+
+    serial: Mapped[str] = mapped_column(String(40), primary_key=True)
+    host_name: Mapped[str] = mapped_column(ForeignKey("hosts.name"), index=True)
+    ak_name: Mapped[str] = mapped_column(String(136))
+    certificate: Mapped[str] = mapped_column(Text())
+    not_before: Mapped[int] = mapped_column(BigInteger())
+    not_after: Mapped[int] = mapped_column(BigInteger())
+    revoked_at: Mapped[int | None] = mapped_column(BigInteger())
+
+
+class AuditRecord(Base):
+    """One action of the authority and its outcome. ``host_name`` is as claimed and may be unregistered."""
+
+    __tablename__ = "audit_records"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    at: Mapped[int] = mapped_column(BigInteger(), index=True)
+    action: Mapped[str] = mapped_column(String(64))
+    host_name: Mapped[str] = mapped_column(String(255), index=True)
+    outcome: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[str] = mapped_column(Text())
+
+
+class KnownHost(Base):
+    """A host that announced itself with a certificate of our authority, so it is challenged.
+
+    ``tpm`` names the TPM as that certificate does. ``last_error`` says why the newest batch that claimed to
+    be of this host was refused; anybody on the bus can send such a batch, so it never changes a verdict.
+    """
+
+    __tablename__ = "known_hosts"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    tpm: Mapped[str] = mapped_column(String(255))
+    certificate: Mapped[str] = mapped_column(Text())
+    announced_at: Mapped[int] = mapped_column(BigInteger())
+    challenged_at: Mapped[int | None] = mapped_column(BigInteger())
+    answered_at: Mapped[int | None] = mapped_column(BigInteger())
+    last_error: Mapped[str] = mapped_column(Text(), default="")
+
+
+class HostState(Base):
+    """Where the newest accepted quote of a host left its TPM and its log; later ones must go on from here.
+
+    ``version`` counts the writes: an update names the version that it read, so of two verifiers that appraise
+    evidence of the same host at once, one has to look again.
+    """
+
+    __tablename__ = "host_states"
+
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    tpm: Mapped[str] = mapped_column(String(255))
+    reset_count: Mapped[int] = mapped_column(BigInteger())
+    restart_count: Mapped[int] = mapped_column(BigInteger())
+    clock: Mapped[int] = mapped_column(Unsigned64())
+    recnum: Mapped[int] = mapped_column(BigInteger())
+    pcr_value: Mapped[str] = mapped_column(String(64))
+    head: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int] = mapped_column(BigInteger())
+
+
+class ChallengeRow(Base):
+    """A challenge that has not been answered yet; the row is deleted by the answer."""
+
+    __tablename__ = "challenges"
+
+    nonce: Mapped[str] = mapped_column(String(64), primary_key=True)
+    host: Mapped[str] = mapped_column(String(255), index=True)
+    since: Mapped[int] = mapped_column(BigInteger())
+    issued: Mapped[int] = mapped_column(BigInteger())
+    expires: Mapped[int] = mapped_column(BigInteger(), index=True)
+
+
+class ResultRow(Base):
+    """The newest signed result of a host."""
+
+    __tablename__ = "results"
+
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger())
+    verdict: Mapped[str] = mapped_column(String(16))
+    issued: Mapped[int] = mapped_column(BigInteger())
+    expires: Mapped[int] = mapped_column(BigInteger())
+    token: Mapped[str] = mapped_column(Text(TOKEN_BYTES))
+
+
+class GuestResultRow(Base):
+    """The newest verdict on a guest, by the host that showed it last. ``reasons`` is JSON for people."""
+
+    __tablename__ = "guest_results"
+
+    guest: Mapped[str] = mapped_column(String(36), primary_key=True)
+    host: Mapped[str] = mapped_column(String(255), index=True)
+    verdict: Mapped[str] = mapped_column(String(16))
+    reasons: Mapped[str] = mapped_column(Text(TOKEN_BYTES))
+    sequence: Mapped[int] = mapped_column(BigInteger())
+    issued: Mapped[int] = mapped_column(BigInteger())
+    expires: Mapped[int] = mapped_column(BigInteger())
+
+
+class VerdictChange(Base):
+    """A change of a verdict. ``kind`` is ``host`` or ``guest``; ``previous`` is empty for the first one."""
+
+    __tablename__ = "verdict_changes"
+    __table_args__ = (Index("ix_verdict_changes_subject", "kind", "subject", "id"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    at: Mapped[int] = mapped_column(BigInteger(), index=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    subject: Mapped[str] = mapped_column(String(255))
+    host: Mapped[str] = mapped_column(String(255))
+    previous: Mapped[str] = mapped_column(String(16))
+    verdict: Mapped[str] = mapped_column(String(16))
+    reasons: Mapped[str] = mapped_column(Text(TOKEN_BYTES))
+
+
+class BatchRow(Base):
+    """The newest accepted batch of a host, from which a tenant's proof is cut.
+
+    ``pcr_before`` is the value of the log PCR before the batch's last quoted entry, in hex.
+    """
+
+    __tablename__ = "batches"
+
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    received: Mapped[int] = mapped_column(BigInteger())
+    pcr_before: Mapped[str] = mapped_column(String(64))
+    batch: Mapped[bytes] = mapped_column(LargeBinary(BATCH_BYTES))
