@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sphinx configuration of the manual."""
+
+project = "nova-vmi-attest"
+author = "nova-vmi-attest contributors"
+extensions = ["oslo_config.sphinxext"]
+html_theme = "alabaster"
+exclude_patterns: list[str] = []
