@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's own kernels for test guests: package, unpacked tree, boot image, initramfs, and a module that alters bytes.
+"""Debian's own kernels for test guests: package, boot image, initramfs, and a module that alters bytes.
 
-Packages come from the archive that the machine's apt is configured for, are only downloaded and unpacked (never
-installed), and are kept in the cache by name and version. Two processes may ask for the same thing at once.
+Packages come from the archive that the machine's apt is configured for, are only downloaded and unpacked
+(never installed), and are kept in the cache by name and version. Two processes may ask for the same at once.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ META_PACKAGES: dict[str, str] = {
     "amd64": "linux-image-amd64",
     "rt": "linux-image-rt-amd64",
 }
-# In the order of their dependencies, because busybox's insmod loads exactly the file it is given.
+# In the order of their dependencies, because busybox's insmod loads exactly the file it is given. Those that a
+# flavour has built in are left out there.
 MODULES = (
-    "libcrc32c", "failover", "net_failover", "virtio_ring", "virtio", "virtio_pci_modern_dev",
+    "crc32c_generic", "libcrc32c", "failover", "net_failover", "virtio_ring", "virtio", "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev", "virtio_pci", "virtio_net", "nfnetlink", "nf_tables", "dm-mod",
 )  # fmt: skip
 TAMPER_SOURCE = REPOSITORY / "tools" / "lab" / "tamper"
 
 
 def package(flavour: Flavour = "cloud") -> Path:
-    """Return the newest image package (.deb) of a flavour that apt knows of, downloaded if the cache lacks it.
+    """Return the newest image package (.deb) of a flavour that apt knows of, downloaded on first use.
 
     Raises LabError when apt has no such package or cannot download it.
     """
@@ -68,13 +69,14 @@ def modules_dir(flavour: Flavour = "cloud") -> Path:
 
 
 def initramfs(flavour: Flavour = "cloud") -> Path:
-    """Return a gzipped initramfs: static busybox, a dozen of Debian's modules, the tamper module, and our init.
+    """Return a gzipped initramfs: static busybox, a dozen of Debian's modules, the tamper module, our init.
 
-    The guest mounts proc, sys and dev, loads the modules, starts a few processes, prints GUEST-UP, and then runs each
-    line that arrives on the serial console. It has no network.
+    The guest mounts proc, sys and dev, loads the modules, starts a few processes, prints GUEST-UP, and then
+    runs each line that arrives on the serial console. It has no network.
     """
-    tree, tamper, init = unpacked(flavour), tamper_module(flavour), _init_script()
-    busybox = _static_busybox()
+    tree, tamper, busybox = unpacked(flavour), tamper_module(flavour), _static_busybox()
+    loaded = _module_files(modules_dir(flavour))
+    init = _init_script([module.stem for module in loaded])
     path = (
         tree.parent / f"{tree.name}.{_digest(init.encode(), tamper.read_bytes(), busybox.read_bytes())}.img"
     )
@@ -85,8 +87,8 @@ def initramfs(flavour: Flavour = "cloud") -> Path:
                 for directory in ("bin", "dev", "proc", "sys", "tmp", "lib/modules"):
                     (root / directory).mkdir(parents=True)
                 shutil.copy(busybox, root / "bin" / "busybox")
-                for name in MODULES:
-                    shutil.copy(_module_file(tree, name), root / "lib" / "modules")
+                for module in loaded:
+                    shutil.copy(module, root / "lib" / "modules")
                 shutil.copy(tamper, root / "lib" / "modules" / "tamper.ko")
                 (root / "init").write_text(init)
                 (root / "init").chmod(0o755)
@@ -138,7 +140,7 @@ def _download(name: str, version: str, architecture: str = "amd64") -> Path:
     with _locked(path):
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=path.parent, prefix="download-") as scratch:
-                # apt's own download user cannot write here, and says so at length unless told not to switch to it.
+                # apt's own download user cannot write here, and says so at length unless it stays root.
                 as_root = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
                 _run(["apt-get", *as_root, "-q", "download", f"{name}={version}"], directory=scratch)
                 files = list(Path(scratch).glob("*.deb"))
@@ -149,7 +151,7 @@ def _download(name: str, version: str, architecture: str = "amd64") -> Path:
 
 
 def _headers(kernel: str, version: str) -> Path:
-    """The unpacked build tree of a kernel; its Makefile names the common headers by an absolute path, moved here."""
+    """The build tree of a kernel; its Makefile names the common headers by a path, which is moved here."""
     abi = re.match(r"[0-9.]+-[0-9]+", kernel)
     if not abi:
         raise LabError(f"kernel release {kernel} has no ABI number")
@@ -180,14 +182,18 @@ def _unpack(packages: Sequence[Path]) -> Path:
     return target
 
 
-def _module_file(tree: Path, name: str) -> Path:
-    for path in tree.glob(f"lib/modules/*/kernel/**/{name}.ko"):
-        return path
-    raise LabError(f"{tree.name} has no module {name}")
+def _module_files(directory: Path) -> list[Path]:
+    """The files of MODULES that this flavour does not have built in, in loading order."""
+    files = {path.stem: path for path in directory.glob("kernel/**/*.ko")}
+    built_in = {Path(line).stem for line in (directory / "modules.builtin").read_text().splitlines()}
+    missing = set(MODULES) - set(files) - built_in
+    if missing:
+        raise LabError(f"{directory.name} has no module {', '.join(sorted(missing))}")
+    return [files[name] for name in MODULES if name in files]
 
 
 def _static_busybox() -> Path:
-    """Debian's busybox-static and busybox are the same path: only the static one runs in an empty initramfs."""
+    """busybox-static and busybox share a path; only the static one runs in an empty initramfs."""
     found = shutil.which("busybox")
     if not found:
         raise LabError("busybox is not installed", "apt-get install busybox-static")
@@ -197,13 +203,13 @@ def _static_busybox() -> Path:
     return Path(found)
 
 
-def _init_script() -> str:
+def _init_script(modules: Sequence[str]) -> str:
     return f"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for module in {" ".join(MODULES)}; do
+for module in {" ".join(modules)}; do
   insmod /lib/modules/$module.ko || echo "GUEST-MISSES $module"
 done
 sleep 99991 &

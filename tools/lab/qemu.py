@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One guest in a QEMU process of its own, without libvirt: emulated, no network, a shell on its serial console."""
+"""One guest in a QEMU process of its own, without libvirt: emulated, no network, a shell on its console."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UP_TIMEOUT = 180.0
 
 
 class Console:
-    """The serial console of a guest: a log file that QEMU writes, and a socket to speak to the guest's shell."""
+    """The serial console of a guest: a log file that is written for us, and a socket to the guest's shell."""
 
     def __init__(self, log: Path, address: Path) -> None:
         self._log = log
@@ -48,7 +48,7 @@ class Console:
     def shell(self, line: str, timeout: float = 60.0) -> str:
         """Run one line in the guest and return what it printed. The line's standard input is empty.
 
-        Raises LabError when the guest does not finish in `timeout` seconds; a failing command is not an error.
+        Raises LabError when the guest does not finish in `timeout` seconds. A failing command is no error.
         """
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX)
@@ -110,8 +110,8 @@ class Qmp:
 class QemuGuest:
     """A guest that lives as long as the `with` block.
 
-    On entry QEMU runs and its control socket answers; `wait_up()` waits for the guest itself. `ram_path` is the file
-    of the guest's RAM with backing "file", /proc/<pid>/fd/<n> with "memfd", and None with "anonymous".
+    On entry QEMU runs and its control socket answers; `wait_up()` waits for the guest itself. `ram_path` is the
+    file of the guest's RAM with backing "file", /proc/<pid>/fd/<n> with "memfd", None with "anonymous".
     """
 
     def __init__(
@@ -238,12 +238,14 @@ class QemuGuest:
         return ["-m", size, *(["-object", backend, "-machine", "memory-backend=pc.ram"] if backend else [])]
 
     def _start(self) -> None:
+        tty = f"socket,id=tty,path={self._path('tty')}"
         command = [
             "qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot",
             *self._options, *self._memory(),
-            "-kernel", str(kernels.boot_image(self._flavour)), "-initrd", str(kernels.initramfs(self._flavour)),
+            "-kernel", str(kernels.boot_image(self._flavour)),
+            "-initrd", str(kernels.initramfs(self._flavour)),
             "-qmp", f"unix:{self._path('qmp')},server=on,wait=off",
-            "-chardev", f"socket,id=tty,path={self._path('tty')},server=on,wait=off,logfile={self._path('console')}",
+            "-chardev", f"{tty},server=on,wait=off,logfile={self._path('console')}",
             "-serial", "chardev:tty",
         ]  # fmt: skip
         self._directory.mkdir(parents=True, exist_ok=True)
