@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real parts for the demo, the functional tests and the benchmarks: guests, a hypervisor, a TPM, a bus.
 
-Everything is started by hand from Debian's packages, keeps its state in a directory that the caller gives, and
-is stopped by the context manager that started it. What takes long to make (kernels, initramfs, the test module)
-is kept in one cache directory. Nothing that already runs on the machine is touched.
+Everything is started by hand from Debian's packages, keeps its state in a directory that the caller gives,
+and is stopped by the context manager that started it. What takes long to make (kernels, initramfs, the test
+module) is kept in one cache directory. Nothing that already runs on the machine is touched.
 """
 
 from __future__ import annotations

@@ -30,11 +30,12 @@ META_PACKAGES: dict[str, str] = {
     "amd64": "linux-image-amd64",
     "rt": "linux-image-rt-amd64",
 }
-# In the order of their dependencies, because busybox's insmod loads exactly the file it is given. Those that a
-# flavour has built in are left out there.
+# In the order of their dependencies, because busybox's insmod loads exactly the file it is given. Those that
+# a flavour has built in are left out there.
 MODULES = (
-    "crc32c_generic", "libcrc32c", "failover", "net_failover", "virtio_ring", "virtio", "virtio_pci_modern_dev",
-    "virtio_pci_legacy_dev", "virtio_pci", "virtio_net", "nfnetlink", "nf_tables", "dm-mod",
+    "crc32c_generic", "libcrc32c", "failover", "net_failover", "virtio_ring", "virtio",
+    "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_net",
+    "nfnetlink", "nf_tables", "dm-mod",
 )  # fmt: skip
 TAMPER_SOURCE = REPOSITORY / "tools" / "lab" / "tamper"
 

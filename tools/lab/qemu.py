@@ -110,8 +110,8 @@ class Qmp:
 class QemuGuest:
     """A guest that lives as long as the `with` block.
 
-    On entry QEMU runs and its control socket answers; `wait_up()` waits for the guest itself. `ram_path` is the
-    file of the guest's RAM with backing "file", /proc/<pid>/fd/<n> with "memfd", None with "anonymous".
+    On entry QEMU runs and its control socket answers; `wait_up()` waits for the guest itself. `ram_path` is
+    the file of the guest's RAM with backing "file", /proc/<pid>/fd/<n> with "memfd", None with "anonymous".
     """
 
     def __init__(
