@@ -39,7 +39,7 @@ SEARCH_SECONDS = 1.0
 SEARCH_CHUNK = 1 << 20
 BANNER_BYTES = 256
 SYSTEM_RUNNING = 3  # enum system_states, include/linux/kernel.h
-BANNER = re.compile(rb"Linux version [0-9][0-9.]{1,16}[\x20-\x7e]{4,220}")
+BANNER = re.compile(rb"(Linux version [0-9][\x20-\x7e]{4,480})\n\0")
 
 
 class NotFound(AttestError):
@@ -120,13 +120,14 @@ def entered_by_trampoline(memory: GuestMemory, vmlinux: Vmlinux, located: Locate
         start = space.translate(header)
         if start is None or start >= 1 << 20:
             return False
+        # The boot code has turned the field into a physical address.
         field = vmlinux.btf.offset("real_mode_header", "trampoline_pgd")
-        table = start + int.from_bytes(memory.read(start + field, 4), "little")
+        table = int.from_bytes(memory.read(start + field, 4), "little")
         if table >= 1 << 20:
             return False
         theirs = int.from_bytes(memory.read(table + 511 * 8, 8), "little")
         ours = int.from_bytes(memory.read(space.root + 511 * 8, 8), "little")
-    except (MemoryFault, OverflowError):
+    except MemoryFault:
         return False
     return bool(ours & PRESENT) and (ours ^ theirs) & (FRAME | PRESENT) == 0
 
@@ -151,8 +152,8 @@ def search_banner(memory: GuestMemory) -> str | None:
             left -= size
             found = BANNER.search(data)
             if found:
-                return found.group()[:BANNER_BYTES].decode("ascii")
-            tail = data[-BANNER_BYTES:]
+                return found[1][:BANNER_BYTES].decode("ascii")
+            tail = data[-2 * BANNER_BYTES :]
     return None
 
 
@@ -206,7 +207,7 @@ def _anchored(memory: GuestMemory, references: Sequence[Vmlinux], located: Locat
     if live == wanted:
         return located
     text = BANNER.match(live)
-    banner = text.group()[:BANNER_BYTES].decode("ascii") if text else ""
+    banner = text[1][:BANNER_BYTES].decode("ascii") if text else ""
     detail = "a kernel with the build id of a reference runs, but its banner differs"
     raise NotFound(Unmeasured.UNKNOWN_KERNEL, detail, banner)
 
