@@ -14,21 +14,12 @@ from collections.abc import Callable, Sequence
 from nova_vmi_attest.attester.guests import GuestRegistry
 from nova_vmi_attest.attester.journal import Journal
 from nova_vmi_attest.attester.measuring import GuestMeasurer
-from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence.batch import Batch, GuestEvidence, Quote
 from nova_vmi_attest.evidence.challenge import Challenge, binding
 from nova_vmi_attest.evidence.leaf import guest_leaf
 from nova_vmi_attest.evidence.measurement_codec import measurement_digest
 from nova_vmi_attest.evidence.merkle import tree_root
 from nova_vmi_attest.tpm.device import Tpm
-from nova_vmi_attest.tpm.structures import Attest, pcr_digest
-
-# A boot component may extend a PCR between the quote and the read; more than once in a row is no accident.
-_QUOTE_ATTEMPTS = 3
-
-
-class RoundError(AttestError):
-    """A round that could not be completed."""
 
 
 class RoundRunner:
@@ -62,8 +53,7 @@ class RoundRunner:
 
         :param verifier: RFC 7638 thumbprint of the key that signed them.
         :raises JournalError: the entry could not be made durable, or the PCR was extended by somebody else.
-        :raises TpmError: the TPM refused.
-        :raises RoundError: the PCRs kept changing.
+        :raises TpmError: the TPM refused, or the PCRs kept changing.
         """
         nonces = tuple(sorted({challenge.nonce for challenge in challenges}))
         bound = binding(self._host, verifier, nonces)
@@ -75,25 +65,13 @@ class RoundRunner:
             guest_leaf(item.salt, item.guest, measurement_digest(item.measurement), bound) for item in guests
         ]
         self._journal.append_batch(tree_root(leaves), len(leaves))
-        quote = self._quote(bound)
+        attest, signature, values = self._tpm.quote_with_values(self._pcrs, bound)
         return Batch(
             host=self._host,
             verifier=verifier,
             nonces=nonces,
             entries=self._journal.entries(min(challenge.since for challenge in challenges)),
-            quote=quote,
+            quote=Quote(attest, signature, values),
             ak_certificate=self._certificate(),
             guests=guests,
-        )
-
-    def _quote(self, bound: bytes) -> Quote:
-        """A quote together with PCR values that are the quoted ones."""
-        for _ in range(_QUOTE_ATTEMPTS):
-            attest, signature = self._tpm.quote(self._pcrs, bound)
-            pcrs = self._tpm.read_pcrs(self._pcrs)
-            if pcr_digest(pcrs) == Attest.parse(attest).pcr_digest:
-                return Quote(attest, signature, pcrs)
-        raise RoundError(
-            f"host {self._host}: PCRs {self._pcrs} changed during {_QUOTE_ATTEMPTS} quotes in a row",
-            "find what extends them, or quote fewer ([tpm] pcrs)",
         )

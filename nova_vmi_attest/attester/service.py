@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent as a whole: it opens the TPM and the log, follows the guests, enrols the host, and answers challenges.
+
+Two threads besides libvirt's. One keeps the host enrolled and announced, and may wait long for an authority that is
+away; the other runs the rounds, one at a time, and never waits for it once there is a certificate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import oslo_messaging
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from oslo_config import cfg
+from oslo_log import log
+
+from nova_vmi_attest import messaging
+from nova_vmi_attest.attester.challenges import ChallengeQueue
+from nova_vmi_attest.attester.enrolment import Enrolment
+from nova_vmi_attest.attester.guests import GuestRegistry
+from nova_vmi_attest.attester.journal import Journal
+from nova_vmi_attest.attester.lifecycle import Lifecycle
+from nova_vmi_attest.attester.measuring import GuestMeasurer
+from nova_vmi_attest.attester.references import ReferenceCache
+from nova_vmi_attest.attester.rounds import RoundRunner
+from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence import keys
+from nova_vmi_attest.references.store import ReferenceStore
+from nova_vmi_attest.tpm.device import Tpm
+
+LOG = log.getLogger(__name__)
+
+# Seconds before an enrolment that failed is tried again.
+_ENROL_RETRY = 10.0
+
+
+class AttesterEndpoint:
+    """What the bus may call: it only queues."""
+
+    def __init__(self, challenges: ChallengeQueue) -> None:
+        self._challenges = challenges
+
+    @messaging.exposed
+    def attest(self, ctxt: Mapping[str, Any], challenge: str) -> None:
+        """See :class:`nova_vmi_attest.messaging.AttesterEndpoint`."""
+        try:
+            self._challenges.offer(challenge, int(time.time()))
+        except AttestError as error:
+            LOG.warning("challenge dropped: %s", error)
+
+
+class AttesterService:
+    """Starts and stops the parts in the right order. ``conf`` holds the groups [agent] and [tpm]."""
+
+    def __init__(self, conf: cfg.ConfigOpts, transport: oslo_messaging.Transport) -> None:
+        self._conf = conf
+        self._transport = transport
+        self._host: str = conf.agent.host
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._cleanup = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Open everything, then listen. What was opened is closed again when a later step fails.
+
+        :raises AttestError: the TPM, the log, libvirt or a key file cannot be used; the message says what to do.
+        """
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._cleanup = stack.pop_all()
+        LOG.info("host %s answers challenges", self._host)
+
+    def stop(self) -> None:
+        """Stop the threads, then close what :meth:`start` opened. Idempotent."""
+        self._stopped.set()
+        self._cleanup.close()
+        for thread in self._threads:
+            thread.join(timeout=30)
+        self._threads = []
+
+    def wait(self) -> None:
+        """Wait until :meth:`stop` was called."""
+        self._stopped.wait()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        agent, tpm_options = self._conf.agent, self._conf.tpm
+        state = Path(agent.state_path)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        verifiers = keys.load_public_keys([Path(agent.verifier_keys)])
+
+        tpm = stack.enter_context(Tpm(tpm_options.tcti))
+        self._enrolment = Enrolment(
+            tpm,
+            messaging.AuthorityClient(self._transport),
+            self._host,
+            state / "ak.pem",
+            Path(agent.authority_certificates),
+            tpm_options.ak_handle,
+        )
+        journal = Journal(state / "measurements.cel", tpm, tpm_options.log_pcr)
+
+        client = messaging.VerifierClient(self._transport, timeout=10)
+        self._verifier = client
+        references = ReferenceCache(ReferenceStore(state / "references"), client, verifiers)
+        self._measurer = GuestMeasurer(self._live_xml, references, agent.reader, agent.measure_threads)
+        stack.callback(self._measurer.close)
+        registry = GuestRegistry(self._measurer.forget)
+        self._lifecycle = Lifecycle(agent.libvirt_uri, registry, agent.reconcile_interval)
+        stack.callback(self._lifecycle.stop)
+        self._lifecycle.start()
+
+        pcrs = sorted({*tpm_options.pcrs, tpm_options.log_pcr})
+        self._runner = RoundRunner(
+            self._host, registry, self._measurer, tpm, journal, pcrs, self._enrolment.certificate_der
+        )
+        self._challenges = ChallengeQueue(self._host, verifiers)
+        server = messaging.get_server(
+            self._transport, messaging.ATTESTER_TOPIC, self._host, AttesterEndpoint(self._challenges)
+        )
+        self._threads = [
+            threading.Thread(target=self._stay_enrolled, name="enrolment", daemon=True),
+            threading.Thread(target=self._answer, name="rounds", daemon=True),
+        ]
+        # Closing runs backwards: the bus first, then the threads' last work, then what they work with.
+        stack.callback(self._join)
+        for thread in self._threads:
+            thread.start()
+        server.start()
+        stack.callback(server.wait)
+        stack.callback(server.stop)
+
+    def _join(self) -> None:
+        self._stopped.set()
+        self._challenges.wake()
+        for thread in self._threads:
+            thread.join(timeout=30)
+
+    def _live_xml(self, guest: Any) -> str:
+        return self._lifecycle.live_xml(guest)
+
+    def _stay_enrolled(self) -> None:
+        """Enrol, renew in time, and announce the host, until stopped."""
+        while not self._stopped.is_set():
+            pause = float(self._conf.agent.announce_interval)
+            try:
+                certificate = self._enrolment.ensure(int(time.time()))
+                self._verifier.announce(self._host, _pem(certificate))
+            except (AttestError, oslo_messaging.MessagingException) as error:
+                LOG.error("host %s is not enrolled: %s", self._host, error)
+                pause = _ENROL_RETRY
+            except Exception:  # noqa: BLE001 - the edge of the thread: it must live as long as the agent
+                LOG.exception("host %s: enrolment failed unexpectedly", self._host)
+                pause = _ENROL_RETRY
+            self._stopped.wait(pause)
+
+    def _answer(self) -> None:
+        """Run a round for the challenges that came, until stopped."""
+        while not self._stopped.is_set():
+            started = time.monotonic()
+            for verifier, challenges in self._challenges.take(1.0, int(time.time())).items():
+                try:
+                    batch = self._runner.run(verifier, challenges)
+                    self._verifier.submit(batch.encode())
+                    LOG.info("host %s: %d guests in one quote", self._host, len(batch.guests))
+                except (AttestError, oslo_messaging.MessagingException) as error:
+                    LOG.error("host %s: the round failed: %s", self._host, error)
+                except Exception:  # noqa: BLE001 - the edge of the thread: the next round must run
+                    LOG.exception("host %s: the round failed unexpectedly", self._host)
+                self._stopped.wait(
+                    max(0.0, self._conf.agent.minimum_round_interval - (time.monotonic() - started))
+                )
+
+
+def _pem(certificate: bytes) -> str:
+    return x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM).decode()
