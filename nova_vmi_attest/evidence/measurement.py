@@ -89,7 +89,7 @@ class KernelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A loaded module. ``reference`` is the hex SHA-256 of its .ko file, empty when it is not in the package."""
+    """A loaded module. ``reference`` is the hex SHA-256 of its .ko file, empty if the package lacks it."""
 
     name: str
     reference: str
@@ -126,7 +126,7 @@ class Integrity:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What runs in the guest, sorted by pid; at most 4,096 processes travel, ``truncated`` counts the rest."""
+    """What runs in the guest, sorted by pid: at most 4,096 processes, ``truncated`` counts the rest."""
 
     processes: tuple[Process, ...] = ()
     truncated: int = 0
