@@ -19,7 +19,7 @@ from nova_vmi_attest.errors import AttestError
 Bytes = NDArray[np.uint8]
 
 
-class MemoryFault(AttestError):
+class MemoryFault(AttestError):  # noqa: N818
     """Guest-physical ``address`` .. ``address + length`` is not RAM of this guest."""
 
     def __init__(self, address: int, length: int) -> None:
@@ -28,12 +28,28 @@ class MemoryFault(AttestError):
         self.length = length
 
 
-class GuestGone(AttestError):
+class GuestGone(AttestError):  # noqa: N818
     """The guest's memory went away: it stopped, migrated, or its QEMU process ended."""
 
 
 class ReaderError(AttestError):
     """A reader could not be opened, or does not fit this domain."""
+
+
+class EncryptedMemory(ReaderError):  # noqa: N818
+    """The guest's memory is encrypted or protected from its host (SEV, SEV-SNP, TDX, secure execution)."""
+
+
+class UnsupportedLayout(ReaderError):  # noqa: N818
+    """Where the guest's RAM lies in guest-physical memory is not known exactly, so it is not read at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suitability:
+    """How well a reader fits a domain: a ``score`` of 0 is not at all. ``reason`` is for the log."""
+
+    score: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +64,8 @@ class MemoryRange:
 class GuestMemory(abc.ABC):
     """Read-only access to the RAM of one guest.
 
-    ``name`` is the reader's name in the ``nova_vmi_attest.memory`` namespace; ``ranges`` are ascending, disjoint
-    and page-aligned; ``bytes_read`` counts what was asked for since :meth:`begin_pass`.
+    ``name`` is the reader's name in the ``nova_vmi_attest.memory`` namespace; ``ranges`` are ascending,
+    disjoint and page-aligned; ``bytes_read`` counts what was asked for since :meth:`begin_pass`.
     """
 
     name: str
@@ -85,7 +101,15 @@ class GuestMemory(abc.ABC):
         """The parts of :attr:`ranges` that hold data, as far as the reader can tell without touching them."""
         return self.ranges
 
-    def close(self) -> None:
+    def end_pass(self) -> None:  # noqa: B027 - not every reader has something to check
+        """Make sure that what was read since :meth:`begin_pass` was memory of a guest that still runs.
+
+        Needed because the bytes of a RAM file outlive the guest for as long as a reader holds it open.
+
+        :raises GuestGone: the guest ended meanwhile.
+        """
+
+    def close(self) -> None:  # noqa: B027 - not every reader holds something
         """Release what the reader holds. Idempotent."""
 
     def locate(self, address: int, length: int) -> int:
@@ -94,6 +118,6 @@ class GuestMemory(abc.ABC):
         :raises MemoryFault: they do not.
         """
         for part in self.ranges:
-            if part.start <= address and 0 <= length and address + length <= part.end:
+            if part.start <= address and length >= 0 and address + length <= part.end:
                 return part.offset + address - part.start
         raise MemoryFault(address, length)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RAM that QEMU shares through a file: a tmpfs or hugetlbfs file, or a memfd.
+
+Two ways to the same bytes. ``read`` copies with pread(2), which finds zeros in a hole of the file and leaves
+the hole alone. ``view`` maps: no copy, but touching a hole would allocate it, and touching what cannot be
+allocated (a full tmpfs, a file that was cut) raises SIGBUS, which no Python code survives. So a view asks
+SEEK_HOLE first, and copies unless every byte of it is allocated and inside the file.
+
+Trusted: QEMU and root. Whoever else may write the file can only alter it, as the guest can; cutting it needs
+QEMU's user. libvirt unlinks the file when the guest stops; the inode, and the RAM of the host that it
+occupies, last until the reader is closed. NOT covered: a file that is cut, or a page that is discarded, in
+the instant between the check and the use of a view, and a memory error of the host's hardware: these end the
+process.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nova_vmi_attest.introspection.memory.base import (
+    Bytes,
+    GuestGone,
+    GuestMemory,
+    MemoryRange,
+    ReaderError,
+    Suitability,
+)
+from nova_vmi_attest.introspection.memory.domain import DomainMemory, Source
+from nova_vmi_attest.introspection.memory.layout import clip
+from nova_vmi_attest.introspection.memory.qemu import QemuProcess, RamMapping
+
+# More runs of data than this are not told apart: what follows counts as populated.
+MAX_EXTENTS = 1 << 16
+_HUGE_PAGE = 2 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RamFile:
+    """An open file that holds ``size`` bytes of RAM from its start; ``mappable`` if its holes can be told."""
+
+    descriptor: int
+    size: int
+    mappable: bool = True
+
+
+class RamFileMemory(GuestMemory):
+    """Reads the RAM files of one guest, laid end to end. Takes over the descriptors and the process."""
+
+    name = "ram_file"
+
+    def __init__(
+        self, ranges: Sequence[MemoryRange], files: Sequence[RamFile], process: QemuProcess | None = None
+    ) -> None:
+        """``process`` is None for a file that no guest uses."""
+        super().__init__(ranges)
+        self._files = tuple(files)
+        self._process = process
+        self._maps: list[mmap.mmap | None] = [None] * len(files)
+        self._arrays: list[Bytes | None] = [None] * len(files)
+
+    @classmethod
+    def suitability(cls, domain: DomainMemory) -> Suitability:
+        """Fits when every backend is a file or memfd that QEMU shares."""
+        if all(backend.shared and backend.source is not Source.ANONYMOUS for backend in domain.backends):
+            kinds = sorted({backend.source.value for backend in domain.backends})
+            return Suitability(
+                100, f"RAM is a shared {' and '.join(kinds)}, read through a mapping without a copy"
+            )
+        return Suitability(0, "RAM is not a shared file")
+
+    @classmethod
+    def open(cls, domain: DomainMemory) -> RamFileMemory:
+        """:raises ReaderError: QEMU does not map its RAM from a shared file, or it cannot be opened."""
+        ranges = domain.ranges()
+        process = QemuProcess.of(domain)
+        files: list[RamFile] = []
+        try:
+            for mapping in process.ram(domain):
+                files.append(open_ram_file(process, mapping))
+            return cls(ranges, files, process)
+        except BaseException:
+            for file in files:
+                os.close(file.descriptor)
+            process.close()
+            raise
+
+    def begin_pass(self) -> None:
+        super().begin_pass()
+        self.end_pass()
+        for file in self._files:
+            if os.fstat(file.descriptor).st_size < file.size:
+                raise ReaderError("a RAM file is shorter than the guest's RAM")
+
+    def end_pass(self) -> None:
+        if not self._files:
+            raise GuestGone("the reader is closed")
+        if self._process is not None:
+            self._process.check()
+
+    def read(self, address: int, length: int) -> bytes:
+        pieces = self._pieces(self.locate(address, length), length)
+        self.bytes_read += length
+        return b"".join(self._pread(index, start, count) for index, start, count in pieces)
+
+    def view(self, address: int, length: int) -> Bytes:
+        pieces = list(self._pieces(self.locate(address, length), length))
+        if len(pieces) == 1 and self._is_allocated(*pieces[0]):
+            index, start, count = pieces[0]
+            self.bytes_read += length
+            return self._mapped(index)[start : start + count]
+        return super().view(address, length)
+
+    def populated(self) -> tuple[MemoryRange, ...]:
+        extents: list[tuple[int, int]] = []
+        base = 0
+        for file in self._files:
+            extents += ((base + start, base + end) for start, end in data_extents(file.descriptor, file.size))
+            base += file.size
+        return clip(self.ranges, extents)
+
+    def close(self) -> None:
+        self._arrays = [None] * len(self._arrays)
+        for mapped in self._maps:
+            try:
+                if mapped is not None:
+                    mapped.close()
+            except BufferError:  # a view is still held: the mapping goes with the last of them
+                continue
+        self._maps = [None] * len(self._maps)
+        for file in self._files:
+            os.close(file.descriptor)
+        self._files = ()
+        if self._process is not None:
+            self._process.close()
+
+    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """The files that ``length`` bytes at ``offset`` of the RAM are in: (index, offset in it, length)."""
+        if not self._files:
+            raise GuestGone("the reader is closed")
+        base = 0
+        for index, file in enumerate(self._files):
+            start, end = max(offset, base), min(offset + length, base + file.size)
+            if start < end:
+                yield index, start - base, end - start
+            base += file.size
+
+    def _pread(self, index: int, offset: int, length: int) -> bytes:
+        parts = []
+        while length:
+            try:
+                data = os.pread(self._files[index].descriptor, length, offset)
+            except OSError as error:
+                self.end_pass()
+                raise ReaderError(f"a RAM file cannot be read at {offset:#x}: {error.strerror}") from error
+            if not data:
+                self.end_pass()
+                raise ReaderError(f"a RAM file was cut before {offset:#x}")
+            parts.append(data)
+            offset, length = offset + len(data), length - len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _is_allocated(self, index: int, start: int, length: int) -> bool:
+        file = self._files[index]
+        if not file.mappable:
+            return False
+        try:
+            return os.lseek(file.descriptor, start, os.SEEK_HOLE) >= start + length
+        except OSError:
+            return False
+
+    def _mapped(self, index: int) -> Bytes:
+        array = self._arrays[index]
+        if array is None:
+            file = self._files[index]
+            try:
+                mapped = mmap.mmap(file.descriptor, file.size, mmap.MAP_SHARED, mmap.PROT_READ)
+            except (OSError, ValueError) as error:
+                raise ReaderError(f"a RAM file cannot be mapped: {error}") from error
+            array = np.frombuffer(mapped, dtype=np.uint8)
+            self._maps[index], self._arrays[index] = mapped, array
+        return array
+
+
+def open_ram_file(process: QemuProcess, mapping: RamMapping) -> RamFile:
+    """Open the very file that QEMU has mapped: by its path, or if that was deleted, through QEMU's
+    descriptors.
+
+    :raises ReaderError: it is not a shared file, or no path leads to its inode.
+    """
+    if not mapping.inode:
+        raise ReaderError(
+            "the guest's RAM is private to QEMU, not a shared file", "set memoryBacking access mode shared"
+        )
+    for path in _candidates(process, mapping):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            continue
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) == (mapping.device, mapping.inode) and stat.S_ISREG(found.st_mode):
+            if found.st_size < mapping.size:
+                os.close(descriptor)
+                raise ReaderError("the RAM file is shorter than the guest's RAM")
+            # hugetlbfs shows no holes: there, only what QEMU allocated in advance is safe to touch.
+            mappable = found.st_blksize < _HUGE_PAGE or mapping.preallocated
+            return RamFile(descriptor, mapping.size, mappable)
+        os.close(descriptor)
+    process.check()
+    raise ReaderError(f"the RAM file of QEMU process {process.pid} cannot be opened", "run the agent as root")
+
+
+def _candidates(process: QemuProcess, mapping: RamMapping) -> Iterator[str]:
+    yield mapping.path
+    directory = f"/proc/{process.pid}/fd"
+    try:
+        yield from (f"{directory}/{entry}" for entry in os.listdir(directory))
+    except OSError:
+        return
+
+
+def data_extents(descriptor: int, size: int) -> list[tuple[int, int]]:
+    """The (start, end) offsets of ``descriptor`` that hold data, page-aligned; all of it where holes are not
+    known.
+
+    :raises ReaderError: the file system failed.
+    """
+    extents: list[tuple[int, int]] = []
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+            end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            if error.errno == errno.EINVAL:
+                return [(0, size)]
+            raise ReaderError(f"holes of the RAM file cannot be found: {error.strerror}") from error
+        if start >= size:
+            break
+        if len(extents) >= MAX_EXTENTS:
+            end = size
+        extents.append((start, end))
+        position = end
+    return extents
