@@ -14,11 +14,8 @@ from collections.abc import Callable, Sequence
 from nova_vmi_attest.attester.guests import GuestRegistry
 from nova_vmi_attest.attester.journal import Journal
 from nova_vmi_attest.attester.measuring import GuestMeasurer
-from nova_vmi_attest.evidence.batch import Batch, GuestEvidence, Quote
+from nova_vmi_attest.evidence.batch import Batch, GuestEvidence, Quote, batch_root
 from nova_vmi_attest.evidence.challenge import Challenge, binding
-from nova_vmi_attest.evidence.leaf import guest_leaf
-from nova_vmi_attest.evidence.measurement_codec import measurement_digest
-from nova_vmi_attest.evidence.merkle import tree_root
 from nova_vmi_attest.tpm.device import Tpm
 
 
@@ -61,16 +58,17 @@ class RoundRunner:
         guests = tuple(
             GuestEvidence(measurement.guest, secrets.token_bytes(32), measurement) for measurement in measurements
         )
-        leaves = [
-            guest_leaf(item.salt, item.guest, measurement_digest(item.measurement), bound) for item in guests
-        ]
-        self._journal.append_batch(tree_root(leaves), len(leaves))
-        attest, signature, values = self._tpm.quote_with_values(self._pcrs, bound)
+        since = min(challenge.since for challenge in challenges)
+        with self._journal.frozen():
+            entry = self._journal.append_batch(batch_root(guests, bound), len(guests))
+            attest, signature, values = self._tpm.quote_with_values(self._pcrs, bound)
+            self._journal.mark_quoted(entry.recnum + 1)
+            entries = self._journal.entries(since)
         return Batch(
             host=self._host,
             verifier=verifier,
             nonces=nonces,
-            entries=self._journal.entries(min(challenge.since for challenge in challenges)),
+            entries=entries,
             quote=Quote(attest, signature, values),
             ak_certificate=self._certificate(),
             guests=guests,

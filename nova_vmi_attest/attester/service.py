@@ -103,7 +103,7 @@ class AttesterService:
             Path(agent.authority_certificates),
             tpm_options.ak_handle,
         )
-        journal = Journal(state / "measurements.cel", tpm, tpm_options.log_pcr)
+        journal = stack.enter_context(Journal(state / "measurements.cel", tpm, tpm_options.log_pcr))
 
         client = messaging.VerifierClient(self._transport, timeout=10)
         self._verifier = client
