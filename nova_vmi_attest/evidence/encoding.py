@@ -74,9 +74,9 @@ def parse(data: bytes, limit: int) -> dict[str, Any]:
         raise EncodingError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise EncodingError("not a JSON object")
-    _check_depth(value)
-    if _dump(value) != data:
-        raise EncodingError("not in canonical form (RFC 8785)")
+    _check_containers(value)
+    if _dump(value) != data:  # a key that occurs twice is lost in the value, and found here
+        raise EncodingError("not in canonical form (RFC 8785), or a key occurs twice in an object")
     return value
 
 
@@ -225,28 +225,24 @@ def _check(value: Any, depth: int) -> None:
         raise EncodingError(f"a {kind.__name__} has no canonical form")
 
 
-def _check_depth(value: Any) -> None:
+def _check_containers(value: Any) -> None:
+    """Depth and keys of what the decoder made: it has no other types than JSON's."""
+    names: set[str] = set()
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, (dict, list))
-        ]
-        if not level:
-            return
-    raise EncodingError(f"nested deeper than {MAX_DEPTH} levels")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise EncodingError("a key occurs twice in an object")
-    for name in value:
-        if not name.isascii():
-            raise EncodingError("an object key is not ASCII text")
-    return value
+        below = []
+        for parent in level:
+            if type(parent) is dict:
+                names.update(parent)
+                parent = parent.values()
+            below += [child for child in parent if type(child) is dict or type(child) is list]
+        if not below:
+            break
+        level = below
+    else:
+        raise EncodingError(f"nested deeper than {MAX_DEPTH} levels")
+    if not all(map(str.isascii, names)):
+        raise EncodingError("an object key is not ASCII text")
 
 
 def _integer(digits: str) -> int:
@@ -260,6 +256,4 @@ def _refuse(token: str) -> NoReturn:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_float=_refuse, parse_constant=_refuse
-)
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_refuse, parse_constant=_refuse)

@@ -106,10 +106,7 @@ def _integrity_to(integrity: Integrity) -> dict[str, Any]:
         "code_bytes": integrity.code_bytes,
         "detail": integrity.detail,
         "kernel": _kernel_to(integrity.kernel) if integrity.kernel else None,
-        "modules": [
-            {"name": module.name, "reference": module.reference, "text_bytes": module.text_bytes}
-            for module in integrity.modules
-        ],
+        "modules": [[module.name, module.reference, module.text_bytes] for module in integrity.modules],
         "reason": str(integrity.reason) if integrity.reason else None,
         "status": str(integrity.status),
         "unexplained_bytes": integrity.unexplained_bytes,
@@ -214,7 +211,7 @@ def _finding_from(value: Any) -> Finding:
 
 
 def _module_from(value: Any) -> Module:
-    members = encoding.exact_keys(value, ("name", "reference", "text_bytes"), "a module")
+    members = _row(value, ("name", "reference", "text_bytes"), "a module")
     reference = encoding.text(members, "reference", 64)
     return Module(
         name=encoding.text(members, "name", MAX_NAME),
@@ -225,10 +222,7 @@ def _module_from(value: Any) -> Module:
 
 def _inventory_to(inventory: Inventory) -> dict[str, Any]:
     return {
-        "processes": [
-            {"executable": item.executable, "name": item.name, "pid": item.pid, "uid": item.uid}
-            for item in inventory.processes
-        ],
+        "processes": [[item.pid, item.name, item.uid, item.executable] for item in inventory.processes],
         "truncated": inventory.truncated,
     }
 
@@ -243,13 +237,20 @@ def _inventory_from(value: Any) -> Inventory:
 
 
 def _process_from(value: Any) -> Process:
-    members = encoding.exact_keys(value, _PROCESS_KEYS, "a process")
+    members = _row(value, ("pid", "name", "uid", "executable"), "a process")
     return Process(
         pid=encoding.integer(members, "pid", 0, _U32),
         name=encoding.text(members, "name", MAX_NAME),
         uid=encoding.integer(members, "uid", 0, _U32),
         executable=encoding.text(members, "executable", MAX_PATH),
     )
+
+
+def _row(value: Any, names: tuple[str, ...], what: str) -> dict[str, Any]:
+    # Modules and processes are by far the most of a measurement: they travel as rows without member names.
+    if type(value) is not list or len(value) != len(names):
+        raise EncodingError(f"{what} is not an array of {len(names)} elements")
+    return dict(zip(names, value, strict=True))
 
 
 def _observation_to(observation: Observation) -> dict[str, Any]:
@@ -274,4 +275,3 @@ _INTEGRITY_KEYS = frozenset(
 )
 _CHECK_KEYS = frozenset(("bytes_verified", "check", "detail", "findings", "outcome", "truncated"))
 _FINDING_KEYS = frozenset(("actual", "address", "check", "detail", "expected", "length", "offset", "symbol"))
-_PROCESS_KEYS = frozenset(("executable", "name", "pid", "uid"))
