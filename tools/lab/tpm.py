@@ -93,7 +93,7 @@ class SoftwareTpm:
         self._end(signal.SIGTERM)
 
     def restart(self) -> None:
-        """Press the host's reset button: the PCRs start anew and resetCount goes up; clients must reconnect."""
+        """Press the host's reset button: the PCRs start anew, resetCount goes up, clients must reconnect."""
         self.stop()
         self.start()
 
