@@ -8,6 +8,7 @@ issued by a certificate authority of its own that lives beside it. swtpm serves 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from lab.processes import stop, until
 
 # TPM2_Shutdown(TPM_SU_STATE): without it a later Startup(STATE) is refused (TPM 2.0 Part 3, 9.4).
 SHUTDOWN_STATE = bytes.fromhex("80010000000c000001450001")
+
+TPM_CC_QUOTE = 0x158  # TPM 2.0 Part 2, 6.5.2
 
 
 class SoftwareTpm:
@@ -34,6 +37,7 @@ class SoftwareTpm:
         self._state = Path(directory) / "state"
         self._ca = Path(ca) if ca else Path(directory) / "ca"
         self._log = Path(directory) / "swtpm.log"
+        self._commands = Path(directory) / "commands.log"
         self._socket = Path(directory) / "swtpm"
         self._control = Path(f"{self._socket}.ctrl")
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,6 +68,12 @@ class SoftwareTpm:
         """PEM file of the certificate that issued the endorsement key certificates."""
         return self._ca / "issuercert.pem"
 
+    def count(self, command: int) -> int:
+        """How often the TPM received a command, by its TPM_CC code: from the TPM's own log, not from a client."""
+        header = re.compile(r"SWTPM_IO_Read: length \d+\n ((?:[0-9A-F]{2} ){10})")
+        headers = header.findall(self._commands.read_text())
+        return sum(bytes.fromhex(octets)[6:10] == command.to_bytes(4, "big") for octets in headers)
+
     @property
     def pid(self) -> int:
         """Process id of swtpm."""
@@ -82,6 +92,7 @@ class SoftwareTpm:
                     "--flags", f"not-need-init,startup-{startup}",
                     "--server", f"type=unixio,path={self._socket}",
                     "--ctrl", f"type=unixio,path={self._control}",
+                    "--log", f"level=20,file={self._commands}",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
