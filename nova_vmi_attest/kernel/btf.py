@@ -166,8 +166,8 @@ class Btf:
         raise BtfError(f"the kernel has no structure {name}")
 
     def _kinds(self) -> npt.NDArray[np.uint32]:
-        info = self._words[self._positions + np.uint32(1)]
-        return np.bitwise_and(np.right_shift(info, 24), 31, dtype=np.uint32)
+        kinds: npt.NDArray[np.uint32] = self._words[self._positions + np.uint32(1)] >> 24 & 31
+        return kinds
 
     def _name_offset(self, name: str) -> int:
         encoded = name.encode("utf-8", "surrogatepass")

@@ -113,7 +113,7 @@ class ElfImage:
         return memoryview(data)[section.offset : section.offset + section.size]
 
     def build_id(self, data: bytes | memoryview) -> str:
-        """The GNU build id (lowercase hex) from any note section of ``data``; ImageError when there is none."""
+        """The GNU build id (lowercase hex) in a note section of ``data``; ImageError when there is none."""
         for section in self.ordered:
             if section.type == SHT_NOTE:
                 found = _build_id(bytes(memoryview(data)[section.offset : section.offset + section.size]))

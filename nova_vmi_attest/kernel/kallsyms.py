@@ -136,7 +136,7 @@ class Kallsyms:
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """The token table: where it starts in .rodata, and the start and length of each of its 256 tokens there."""
+    """The token table: where it starts in .rodata, and each token's start and length there."""
 
     start: int
     starts: npt.NDArray[np.int64]
@@ -165,7 +165,7 @@ def _find_tokens(data: bytes) -> _Tokens:
 
 
 def _tokens_around(data: bytes, digits: int) -> _Tokens | None:
-    """The table whose token for "0" is at ``digits``, if the index of 16-bit offsets that must follow agrees."""
+    """The table whose token for "0" is at ``digits``, if the index that must follow it agrees."""
     start = digits
     floor = max(0, digits - _MAX_TOKEN_TABLE)
     for _ in range(ord("0")):
