@@ -84,6 +84,11 @@ class DomainMemory:
     pid: int | None = None
     dump: str = ""
 
+    @property
+    def shared_files(self) -> bool:
+        """Whether all RAM is in files or memfds that QEMU shares, so that a reader can open them."""
+        return all(backend.shared and backend.source is not Source.ANONYMOUS for backend in self.backends)
+
     def require_readable(self) -> None:
         """Whether its memory may be read at all, before any of it is.
 

@@ -15,12 +15,15 @@ process.
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import errno
 import mmap
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NoReturn, Self
 
 import numpy as np
 
@@ -32,7 +35,7 @@ from nova_vmi_attest.introspection.memory.base import (
     ReaderError,
     Suitability,
 )
-from nova_vmi_attest.introspection.memory.domain import DomainMemory, Source
+from nova_vmi_attest.introspection.memory.domain import DomainMemory
 from nova_vmi_attest.introspection.memory.layout import clip
 from nova_vmi_attest.introspection.memory.qemu import QemuProcess, RamMapping
 
@@ -50,34 +53,28 @@ class RamFile:
     mappable: bool = True
 
 
-class RamFileMemory(GuestMemory):
-    """Reads the RAM files of one guest, laid end to end. Takes over the descriptors and the process."""
+class RamFiles(GuestMemory):
+    """What every reader of RAM files shares: the open files, end to end, and the process that they belong to.
 
-    name = "ram_file"
+    A subclass says how bytes are got out of one file, in :meth:`_fetch`.
+    """
 
     def __init__(
         self, ranges: Sequence[MemoryRange], files: Sequence[RamFile], process: QemuProcess | None = None
     ) -> None:
-        """``process`` is None for a file that no guest uses."""
+        """Take over the descriptors and ``process``, which is None for files that no guest uses."""
         super().__init__(ranges)
         self._files = tuple(files)
         self._process = process
-        self._maps: list[mmap.mmap | None] = [None] * len(files)
-        self._arrays: list[Bytes | None] = [None] * len(files)
 
     @classmethod
-    def suitability(cls, domain: DomainMemory) -> Suitability:
-        """Fits when every backend is a file or memfd that QEMU shares."""
-        if all(backend.shared and backend.source is not Source.ANONYMOUS for backend in domain.backends):
-            kinds = sorted({backend.source.value for backend in domain.backends})
-            return Suitability(
-                100, f"RAM is a shared {' and '.join(kinds)}, read through a mapping without a copy"
-            )
-        return Suitability(0, "RAM is not a shared file")
+    def open(cls, domain: DomainMemory) -> Self:
+        """Open the very files that the domain's QEMU has mapped as its RAM.
 
-    @classmethod
-    def open(cls, domain: DomainMemory) -> RamFileMemory:
-        """:raises ReaderError: QEMU does not map its RAM from a shared file, or it cannot be opened."""
+        :raises ReaderError: RAM is not a shared file or cannot be opened; also the errors of
+            :meth:`~.domain.DomainMemory.ranges`.
+        :raises GuestGone: the domain has no QEMU process.
+        """
         ranges = domain.ranges()
         process = QemuProcess.of(domain)
         files: list[RamFile] = []
@@ -105,17 +102,11 @@ class RamFileMemory(GuestMemory):
             self._process.check()
 
     def read(self, address: int, length: int) -> bytes:
-        pieces = self._pieces(self.locate(address, length), length)
-        self.bytes_read += length
-        return b"".join(self._pread(index, start, count) for index, start, count in pieces)
-
-    def view(self, address: int, length: int) -> Bytes:
         pieces = list(self._pieces(self.locate(address, length), length))
-        if len(pieces) == 1 and self._is_allocated(*pieces[0]):
-            index, start, count = pieces[0]
-            self.bytes_read += length
-            return self._mapped(index)[start : start + count]
-        return super().view(address, length)
+        self.bytes_read += length
+        if len(pieces) == 1:
+            return self._fetch(*pieces[0])
+        return b"".join(self._fetch(*piece) for piece in pieces)
 
     def populated(self) -> tuple[MemoryRange, ...]:
         extents: list[tuple[int, int]] = []
@@ -126,19 +117,15 @@ class RamFileMemory(GuestMemory):
         return clip(self.ranges, extents)
 
     def close(self) -> None:
-        self._arrays = [None] * len(self._arrays)
-        for mapped in self._maps:
-            try:
-                if mapped is not None:
-                    mapped.close()
-            except BufferError:  # a view is still held: the mapping goes with the last of them
-                continue
-        self._maps = [None] * len(self._maps)
         for file in self._files:
             os.close(file.descriptor)
         self._files = ()
         if self._process is not None:
             self._process.close()
+
+    @abc.abstractmethod
+    def _fetch(self, index: int, offset: int, length: int) -> bytes:
+        """``length`` bytes at ``offset`` of file number ``index``, all inside it when it was opened."""
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         """The files that ``length`` bytes at ``offset`` of the RAM are in: (index, offset in it, length)."""
@@ -151,20 +138,60 @@ class RamFileMemory(GuestMemory):
                 yield index, start - base, end - start
             base += file.size
 
-    def _pread(self, index: int, offset: int, length: int) -> bytes:
-        parts = []
+    def _failed(self, message: str) -> NoReturn:
+        """A read failed: because the guest ended, or for the reason that ``message`` gives."""
+        self.end_pass()
+        raise ReaderError(message)
+
+
+class RamFileMemory(RamFiles):
+    """Reads RAM files by pread(2) and, for what is allocated, through one read-only mapping of each."""
+
+    name = "ram_file"
+
+    def __init__(
+        self, ranges: Sequence[MemoryRange], files: Sequence[RamFile], process: QemuProcess | None = None
+    ) -> None:
+        super().__init__(ranges, files, process)
+        self._maps: dict[int, tuple[mmap.mmap, Bytes]] = {}
+
+    @classmethod
+    def suitability(cls, domain: DomainMemory) -> Suitability:
+        """Fits when every backend is a file or memfd that QEMU shares."""
+        if domain.shared_files:
+            kinds = sorted({backend.source.value for backend in domain.backends})
+            return Suitability(100, f"RAM is a shared {' and '.join(kinds)}, mapped without a copy")
+        return Suitability(0, "RAM is not a shared file")
+
+    def view(self, address: int, length: int) -> Bytes:
+        pieces = list(self._pieces(self.locate(address, length), length))
+        if len(pieces) == 1 and self._is_allocated(*pieces[0]):
+            index, start, count = pieces[0]
+            self.bytes_read += length
+            return self._mapped(index)[start : start + count]
+        return super().view(address, length)
+
+    def close(self) -> None:
+        while self._maps:
+            mapped = self._maps.popitem()[1][0]
+            with contextlib.suppress(BufferError):  # a view is still held: the last of them ends the mapping
+                mapped.close()
+        super().close()
+
+    def _fetch(self, index: int, offset: int, length: int) -> bytes:
+        parts: list[bytes] = []
         while length:
             try:
                 data = os.pread(self._files[index].descriptor, length, offset)
             except OSError as error:
-                self.end_pass()
-                raise ReaderError(f"a RAM file cannot be read at {offset:#x}: {error.strerror}") from error
+                self._failed(f"a RAM file cannot be read at {offset:#x}: {error.strerror}")
+            if len(data) == length and not parts:
+                return data
             if not data:
-                self.end_pass()
-                raise ReaderError(f"a RAM file was cut before {offset:#x}")
+                self._failed(f"a RAM file was cut before {offset:#x}")
             parts.append(data)
             offset, length = offset + len(data), length - len(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def _is_allocated(self, index: int, start: int, length: int) -> bool:
         file = self._files[index]
@@ -176,16 +203,14 @@ class RamFileMemory(GuestMemory):
             return False
 
     def _mapped(self, index: int) -> Bytes:
-        array = self._arrays[index]
-        if array is None:
+        if index not in self._maps:
             file = self._files[index]
             try:
                 mapped = mmap.mmap(file.descriptor, file.size, mmap.MAP_SHARED, mmap.PROT_READ)
             except (OSError, ValueError) as error:
                 raise ReaderError(f"a RAM file cannot be mapped: {error}") from error
-            array = np.frombuffer(mapped, dtype=np.uint8)
-            self._maps[index], self._arrays[index] = mapped, array
-        return array
+            self._maps[index] = mapped, np.frombuffer(mapped, dtype=np.uint8)
+        return self._maps[index][1]
 
 
 def open_ram_file(process: QemuProcess, mapping: RamMapping) -> RamFile:
