@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A RabbitMQ node of our own on free loopback ports, with its own port mapper, cookie, database and logs.
+
+A node that the machine runs is neither asked nor disturbed: name, ports, cookie and directories all differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from lab.errors import LabError
+from lab.processes import free_ports, stop, until
+
+# Not the wrapper in /usr/sbin: that one switches to the system node's user and directories.
+SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+
+
+class RabbitMq:
+    """A message bus for the length of the `with` block. Raises LabError when it does not come up."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = Path(directory).absolute()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._port = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The transport URL for oslo.messaging; RabbitMQ's default user may come from loopback only."""
+        return f"rabbit://guest:guest@127.0.0.1:{self._port}/"
+
+    @property
+    def port(self) -> int:
+        """The AMQP port on 127.0.0.1."""
+        return self._port
+
+    def stop(self) -> None:
+        """End the node, then its port mapper. What it stored is thrown away, so nothing waits for it."""
+        while self._processes:
+            process = self._processes.pop()
+            # The node's helpers share its session.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            stop(process, signal.SIGKILL)
+
+    def _start(self) -> None:
+        if not SERVER.exists():
+            raise LabError(f"there is no {SERVER}", "apt-get install rabbitmq-server")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        mapper, self._port, distribution = range(first := free_ports(3), first + 3)
+        self._spawn(["epmd", "-address", "127.0.0.1", "-port", str(mapper)], {}, "epmd")
+        until(lambda: _accepts(mapper), "epmd", 10, self._processes[0])
+        plugins = self._directory / "enabled_plugins"
+        plugins.write_text("[].\n")
+        empty = self._directory / "empty.conf"
+        empty.touch()
+        environment = {
+            "HOME": str(self._directory),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(mapper),
+            "RABBITMQ_NODENAME": f"lab-{uuid4().hex[:8]}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self._port),
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "RABBITMQ_CONF_ENV_FILE": str(empty),
+            "RABBITMQ_CONFIG_FILE": str(empty),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
+            "RABBITMQ_MNESIA_BASE": str(self._directory / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self._directory / "log"),
+            "RABBITMQ_PID_FILE": str(self._directory / "pid"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(self._directory / "config"),
+            # Makes the script become the node instead of waiting for it, so that the node is our own child.
+            "RUNNING_UNDER_SYSTEMD": "true",
+            # Two schedulers that sleep when idle, and no node-to-node listener but on loopback.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+            ),
+        }
+        self._spawn([str(SERVER)], environment, "server")
+        until(self._greets, f"RabbitMQ (see {self._directory})", 90, self._processes[1])
+
+    def _spawn(self, command: list[str], environment: dict[str, str], name: str) -> None:
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))
+        }
+        with open(self._directory / f"{name}.log", "wb") as log:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    env={**inherited, **environment},
+                    cwd=self._directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise LabError(
+                    f"{command[0]} cannot be run: {error}", "apt-get install rabbitmq-server"
+                ) from error
+        self._processes.append(process)
+
+    def _greets(self) -> bool:
+        """Say whether the node answers as an AMQP server does, which it does last of all at its start."""
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=5) as client:
+                client.sendall(PROTOCOL_HEADER)
+                return len(client.recv(16)) > 0
+        except OSError:
+            return False
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
