@@ -50,14 +50,17 @@ def apply(patching: Patching) -> None:
 
 def _key_addresses(patching: Patching, keys: Addresses) -> Addresses:
     """The keys, where modules name the trampoline __SCT__x for a key __SCK__x that is not exported."""
-    unique, which = np.unique(keys, return_inverse=True)
-    found = unique.copy()
-    for index in np.flatnonzero(~patching.in_regions(unique)).tolist():
-        for name in patching.kernel.names_at(int(unique[index]) & MASK64):
-            key = patching.kernel.symbol("__SCK__" + name.removeprefix("__SCT__"))
+    kernel = patching.kernel
+    start, end = kernel.symbol("__static_call_text_start"), kernel.symbol("__static_call_text_end")
+    if start is None or end is None:
+        return keys
+    found = keys.copy()
+    for trampoline in np.unique(keys[(keys >= signed(start)) & (keys < signed(end))]).tolist():
+        for name in kernel.names_at(trampoline & MASK64):
+            key = kernel.symbol("__SCK__" + name.removeprefix("__SCT__"))
             if name.startswith("__SCT__") and key is not None:
-                found[index] = signed(key)
-    return found[which] if len(found) else keys
+                found[keys == trampoline] = signed(key)
+    return found
 
 
 def _write(
