@@ -35,7 +35,7 @@ checks out weakens every verdict, and the verifier says so when it starts.
     ),
     cfg.IntOpt(
         "log_pcr",
-        default=16,
+        default=13,
         min=0,
         max=23,
         help="""
@@ -44,12 +44,12 @@ Index of the PCR that agents extend with their measurement log; the same as ``[t
     ),
     cfg.ListOpt(
         "host_pcrs",
-        default=[0, 1, 2, 3, 4, 5, 6, 7, 10],
+        default=[0, 1, 2, 3, 4, 5, 6, 7],
         item_type=types.Integer(0, 23),
         help="""
 PCRs of the host that every quote must cover besides the log's; must be among ``[tpm] pcrs`` on the hosts.
 
-They carry measured boot (0-7) and IMA (10). Evidence that leaves one out makes the host untrusted.
+They carry measured boot (0-7); add 10 for IMA. Evidence that leaves one out makes the host untrusted.
 """,
     ),
     cfg.MultiOpt(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import alembic.command
 import alembic.config
@@ -20,7 +20,8 @@ import sqlalchemy.event
 import sqlalchemy.exc
 from oslo_db import exception as db_exc
 from oslo_db.sqlalchemy import enginefacade
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy import Delete, Update
+from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.orm import Session
 
 from nova_vmi_attest.errors import AttestError
@@ -118,6 +119,11 @@ class Database:
     def _engine(self) -> Engine:
         engine: Engine = self._manager.writer.get_engine()
         return engine
+
+
+def affected(session: Session, statement: Update | Delete) -> int:
+    """Execute an update or delete and say how many rows it met: the answer of a compare-and-swap."""
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount
 
 
 def head_revision() -> str | None:

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The challenges that are open: made here, answered once, and forgotten when they expire.
+
+They are in the database because any verifier may receive the answer. An answer closes its challenge *and*
+every older one of that host: quotes that overtook each other on the bus would otherwise look like a clock
+that went back. Only answers that were attributed to the host's TPM may close a challenge, or anybody could
+use them up.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from nova_vmi_attest.db import models
+from nova_vmi_attest.db.session import Database, affected
+from nova_vmi_attest.evidence.challenge import NONCE_SIZE, Challenge, sign_challenge
+
+
+class Challenges:
+    """Makes and closes the challenges of one verifier key.
+
+    :param lifetime: seconds within which an answer counts.
+    :param per_host: how many may be open for one host; the oldest gives way.
+    """
+
+    def __init__(
+        self, database: Database, key: EllipticCurvePrivateKey, lifetime: int, per_host: int
+    ) -> None:
+        self._database = database
+        self._key = key
+        self._lifetime = lifetime
+        self._per_host = per_host
+
+    def create(self, host: str, since: int, now: int) -> str:
+        """A new signed challenge.
+
+        :param since: number of the first log record that is wanted.
+        :param now: seconds since 1970.
+        :raises ChallengeError: for a host name that cannot be.
+        :raises DatabaseError: when it cannot be stored; it must not be sent then.
+        """
+        challenge = Challenge(host, secrets.token_bytes(NONCE_SIZE), since, now, now + self._lifetime)
+        token = sign_challenge(challenge, self._key)
+        with self._database.writer() as session:
+            self._prune(session, host, now)
+            session.add(
+                models.ChallengeRow(
+                    nonce=challenge.nonce.hex(), host=host, since=since, issued=now, expires=challenge.expires
+                )
+            )
+        return token
+
+    def open_nonces(self, host: str, now: int) -> frozenset[bytes]:
+        """The nonces that this host may still answer; reading them closes nothing."""
+        with self._database.reader() as session:
+            rows = session.scalars(
+                select(models.ChallengeRow.nonce).where(
+                    models.ChallengeRow.host == host, models.ChallengeRow.expires >= now
+                )
+            )
+            return frozenset(bytes.fromhex(nonce) for nonce in rows)
+
+    def _prune(self, session: Session, host: str, now: int) -> None:
+        row = models.ChallengeRow
+        session.execute(delete(row).where(row.expires < now))
+        count = session.scalar(select(func.count()).select_from(row).where(row.host == host)) or 0
+        surplus = count - self._per_host + 1
+        if surplus > 0:
+            oldest = select(row.nonce).where(row.host == host).order_by(row.issued, row.nonce).limit(surplus)
+            session.execute(delete(row).where(row.nonce.in_(session.scalars(oldest).all())))
+
+
+def close(session: Session, host: str, nonces: Iterable[bytes], now: int) -> bool:
+    """Close the challenges that were answered, and older ones of that host, within the caller's transaction.
+
+    :returns: whether any of them was still open. When none was, somebody else took the answer to it.
+    """
+    row = models.ChallengeRow
+    answered = row.nonce.in_([nonce.hex() for nonce in nonces])
+    newest = session.scalar(
+        select(func.max(row.issued)).where(row.host == host, row.expires >= now, answered).with_for_update()
+    )
+    if newest is None:
+        return False
+    closed = affected(session, delete(row).where(row.host == host, answered))
+    session.execute(delete(row).where(row.host == host, row.issued <= newest))
+    return bool(closed)

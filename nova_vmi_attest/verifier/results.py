@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results: numbered per host, signed, stored as the newest, and every change of a verdict kept as history.
+
+All of it happens within the transaction in which the evidence was accepted, so a result that exists is one
+that the host's state agrees with. Publishing comes after the commit and may be lost: relying parties ask for
+what they missed, and results end by themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass, replace
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from nova_vmi_attest.db import models
+from nova_vmi_attest.db.session import Database
+from nova_vmi_attest.evidence.result import (
+    AttestationResult,
+    GuestResult,
+    HostResult,
+    Reason,
+    ResultError,
+    Verdict,
+    sign_result,
+)
+from nova_vmi_attest.verifier.appraisal import Appraisal
+
+_DAY = 86400
+# What is left of the reasons when the result of a host with very many bad guests would be too large to send.
+_FEW_REASONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """The newest result of a host; ``token`` is the signed one. Times are seconds since 1970."""
+
+    host: str
+    sequence: int
+    verdict: Verdict
+    issued: int
+    expires: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGuest:
+    """The newest verdict on a guest, by the host that showed it last."""
+
+    guest: uuid.UUID
+    host: str
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    issued: int
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a verdict. ``kind`` is ``host`` or ``guest``; ``previous`` is ``None`` for the first."""
+
+    at: int
+    kind: str
+    subject: str
+    host: str
+    previous: Verdict | None
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+
+
+class Results:
+    """Signs and keeps results.
+
+    :param lifetime: seconds for which a result is valid.
+    :param history_days: how long changes are kept.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        key: EllipticCurvePrivateKey,
+        audience: str,
+        lifetime: int,
+        history_days: int,
+    ) -> None:
+        self._database = database
+        self._key = key
+        self._audience = audience
+        self._lifetime = lifetime
+        self._history = history_days * _DAY
+
+    def record(self, session: Session, appraisal: Appraisal, now: int) -> str:
+        """Make, sign and store the result of an attributed appraisal, within the caller's transaction.
+
+        :returns: the token to publish after the transaction.
+        :raises ResultError: when the result cannot be signed.
+        """
+        host = appraisal.host.host
+        row = session.get(models.ResultRow, host, with_for_update=True)
+        result = AttestationResult(
+            host=appraisal.host,
+            guests=appraisal.guests,
+            issued=now,
+            expires=now + self._lifetime,
+            sequence=row.sequence + 1 if row else 1,
+        )
+        token = self._sign(result)
+        previous = Verdict(row.verdict) if row else None
+        if previous is not result.host.verdict:
+            session.add(_change(now, "host", host, host, previous, result.host))
+        if row is None:
+            row = models.ResultRow(host=host)
+            session.add(row)
+        row.sequence, row.verdict, row.token = result.sequence, result.host.verdict.value, token
+        row.issued, row.expires = result.issued, result.expires
+        self._record_guests(session, result)
+        session.execute(delete(models.VerdictChange).where(models.VerdictChange.at < now - self._history))
+        return token
+
+    def newest(self, host: str) -> StoredResult | None:
+        """The newest result of one host, valid or not."""
+        with self._database.reader() as session:
+            row = session.get(models.ResultRow, host)
+            return _stored(row) if row else None
+
+    def all(self) -> tuple[StoredResult, ...]:
+        """The newest result of every host by name, valid or not."""
+        with self._database.reader() as session:
+            rows = session.scalars(select(models.ResultRow).order_by(models.ResultRow.host))
+            return tuple(_stored(row) for row in rows)
+
+    def valid_tokens(self, now: int) -> list[str]:
+        """The signed results that have not expired."""
+        with self._database.reader() as session:
+            return list(session.scalars(select(models.ResultRow.token).where(models.ResultRow.expires > now)))
+
+    def guests(self, host: str | None = None) -> tuple[StoredGuest, ...]:
+        """The newest verdict on every guest, or on those of one host."""
+        statement = select(models.GuestResultRow).order_by(models.GuestResultRow.guest)
+        if host is not None:
+            statement = statement.where(models.GuestResultRow.host == host)
+        with self._database.reader() as session:
+            return tuple(_stored_guest(row) for row in session.scalars(statement))
+
+    def history(self, subject: str | None = None, limit: int = 100) -> tuple[Change, ...]:
+        """The newest changes first, of everything or of one host or guest."""
+        statement = select(models.VerdictChange).order_by(models.VerdictChange.id.desc()).limit(limit)
+        if subject is not None:
+            statement = statement.where(models.VerdictChange.subject == subject)
+        with self._database.reader() as session:
+            return tuple(_stored_change(row) for row in session.scalars(statement))
+
+    def _sign(self, result: AttestationResult) -> str:
+        try:
+            return sign_result(result, self._key, self._audience)
+        except ResultError:
+            few = tuple(replace(guest, reasons=guest.reasons[:_FEW_REASONS]) for guest in result.guests)
+            return sign_result(replace(result, guests=few), self._key, self._audience)
+
+    def _record_guests(self, session: Session, result: AttestationResult) -> None:
+        """The guests of this result are on this host now; others that were on it are on no host we know."""
+        host = result.host.host
+        names = [str(guest.guest) for guest in result.guests]
+        known = {
+            row.guest: row
+            for row in session.scalars(
+                select(models.GuestResultRow).where(
+                    (models.GuestResultRow.host == host) | models.GuestResultRow.guest.in_(names)
+                )
+            )
+        }
+        for name in known.keys() - set(names):
+            session.delete(known[name])
+        for guest in result.guests:
+            name = str(guest.guest)
+            row = known.get(name)
+            previous = Verdict(row.verdict) if row else None
+            if previous is not guest.verdict:
+                session.add(_change(result.issued, "guest", name, host, previous, guest))
+            if row is None:
+                row = models.GuestResultRow(guest=name)
+                session.add(row)
+            row.host, row.verdict, row.reasons = host, guest.verdict.value, _encode(guest.reasons)
+            row.sequence, row.issued, row.expires = result.sequence, result.issued, result.expires
+
+
+def _change(
+    at: int, kind: str, subject: str, host: str, previous: Verdict | None, result: HostResult | GuestResult
+) -> models.VerdictChange:
+    return models.VerdictChange(
+        at=at,
+        kind=kind,
+        subject=subject,
+        host=host,
+        previous=previous.value if previous else "",
+        verdict=result.verdict.value,
+        reasons=_encode(result.reasons),
+    )
+
+
+def _encode(reasons: tuple[Reason, ...]) -> str:
+    return json.dumps([[item.check, item.symbol, item.offset, item.length, item.detail] for item in reasons])
+
+
+def _decode(text: str) -> tuple[Reason, ...]:
+    return tuple(Reason(*item) for item in json.loads(text))
+
+
+def _stored(row: models.ResultRow) -> StoredResult:
+    return StoredResult(row.host, row.sequence, Verdict(row.verdict), row.issued, row.expires, row.token)
+
+
+def _stored_guest(row: models.GuestResultRow) -> StoredGuest:
+    return StoredGuest(
+        uuid.UUID(row.guest), row.host, Verdict(row.verdict), _decode(row.reasons), row.issued, row.expires
+    )
+
+
+def _stored_change(row: models.VerdictChange) -> Change:
+    previous = Verdict(row.previous) if row.previous else None
+    return Change(
+        row.at, row.kind, row.subject, row.host, previous, Verdict(row.verdict), _decode(row.reasons)
+    )
