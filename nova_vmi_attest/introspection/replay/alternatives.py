@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alternatives: code that depends on CPU features or bugs.
 
-Each entry of ``.altinstructions`` gives a site, a replacement, a feature and two lengths. In table order, so that
-later entries win, an entry whose feature is set (or not set, when inverted) has its replacement copied to the site:
-a five-byte call keeps its target, a five-byte jump too and is shortened where the kernel finds it can be; the rest
-is filled with one-byte NOPs. Applied or not, runs of one-byte NOPs in the site are then merged.
+Each entry of ``.altinstructions`` gives a site, a replacement, a feature and two lengths. In table order,
+so that later entries win, an entry whose feature is set (or not set, when inverted) has its replacement
+copied to the site: a five-byte call keeps its target, a five-byte jump too and is shortened where the
+kernel finds it can be; the rest is filled with one-byte NOPs. Applied or not, runs of one-byte NOPs in the
+site are then merged.
 
 Source: arch/x86/kernel/alternative.c (apply_alternatives, recompute_jump, optimize_nops).
 """
@@ -37,7 +38,9 @@ class Entries:
 
 
 # struct alt_instr without a flags member: bit 15 of the feature inverts it.
-_TWELVE = np.dtype([("site", "<i4"), ("new", "<i4"), ("feature", "<u2"), ("length", "u1"), ("new_length", "u1")])
+_TWELVE = np.dtype(
+    [("site", "<i4"), ("new", "<i4"), ("feature", "<u2"), ("length", "u1"), ("new_length", "u1")]
+)
 
 
 def _decode_twelve(table: Table) -> Entries:
@@ -84,7 +87,7 @@ def apply(patching: Patching) -> None:
     filled = entries.replacement_lengths > 0
     sources = np.zeros(len(offsets), np.int64)
     sources[filled] = patching.locate(entries.replacements[filled], 1, ".altinstructions")
-    image = memoryview(patching.image)
+    image = patching.image.data
     for site, replacement, offset, length, source, size, used in zip(
         entries.sites.tolist(),
         entries.replacements.tolist(),

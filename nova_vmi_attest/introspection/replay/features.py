@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU feature bits that decide how text is patched, as numbered in arch/x86/include/asm/cpufeatures.h.
 
-These three have kept their numbers since they were introduced. Bits that moved between releases are not listed:
-they must be found by evidence in the image.
+These three have kept their numbers since they were introduced. Bits that moved between releases are not
+listed: they must be found by evidence in the image.
 """
 
 RETPOLINE = 11 * 32 + 12

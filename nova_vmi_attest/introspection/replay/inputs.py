@@ -34,7 +34,8 @@ def signed(address: int) -> int:
 class ReplaySource(Protocol):
     """A live kernel, as far as the replay reads it; ``introspection.guest.Guest`` is one.
 
-    A read that fails for a reason inside the guest raises an AttestError other than GuestGone and ReaderError.
+    A read that fails for a reason inside the guest raises an AttestError other than GuestGone and
+    ReaderError.
     """
 
     @property
@@ -49,7 +50,8 @@ class ReplaySource(Protocol):
 class SmpState:
     """Whether the lock prefixes are patched out, and the CPU counts that must agree with it.
 
-    ``uniprocessor`` is the kernel's own flag (uniproc_patched) where it has one, else derived from the counts.
+    ``uniprocessor`` is the kernel's own flag (uniproc_patched) where it has one, else derived from the
+    counts.
     """
 
     uniprocessor: bool
@@ -59,7 +61,7 @@ class SmpState:
 
 @dataclass(frozen=True, slots=True)
 class TwoForms:
-    """A site whose bytes depend on history: the live ones were taken, being one of exactly two legal forms."""
+    """A site whose bytes depend on history: the live ones were taken, one of exactly two legal forms."""
 
     address: int
     taken: bytes
@@ -121,6 +123,7 @@ class LiveKernel:
         self._words = 0
         self._pv_ops: tuple[int, ...] | None = None
         self._return_thunk: int | None = None
+        self._return_thunk_read = False
         self._smp: SmpState | None = None
         self._keys: dict[int, int] = {}
         self._calls: dict[int, int] = {}
@@ -170,7 +173,9 @@ class LiveKernel:
             btf = self.vmlinux.btf
             offset = btf.offset("cpuinfo_x86", "x86_capability")
             self._words = btf.length("cpuinfo_x86", "x86_capability")
-            self._capabilities = self._integer("cpu_capabilities", "boot_cpu_data", 4 * self._words, offset) or 0
+            self._capabilities = (
+                self._integer("cpu_capabilities", "boot_cpu_data", 4 * self._words, offset) or 0
+            )
         return bool(self._capabilities >> feature & 1)
 
     @property
@@ -184,8 +189,9 @@ class LiveKernel:
 
     @property
     def return_thunk(self) -> int | None:
-        """x86_return_thunk, or None when the build has no such variable."""
-        if self._return_thunk is None:
+        """x86_return_thunk, or None when the build has no such variable or it cannot be read."""
+        if not self._return_thunk_read:
+            self._return_thunk_read = True
             self._return_thunk = self._integer("return_thunk", "x86_return_thunk", 8)
         return self._return_thunk
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The few x86-64 instructions that the kernel writes into itself, and how long instructions are.
 
-Sources: arch/x86/include/asm/nops.h (64-bit NOPs), asm/text-patching.h (text_gen_insn), and optimize_nops() of
-arch/x86/kernel/alternative.c.
+Sources: arch/x86/include/asm/nops.h (64-bit NOPs), asm/text-patching.h (text_gen_insn), and optimize_nops()
+of arch/x86/kernel/alternative.c.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def optimize_nops(code: bytes) -> bytes:
 def branches(
     opcode: bytes, sites: NDArray[np.int64], targets: NDArray[np.int64]
 ) -> tuple[Bytes, NDArray[np.bool_]]:
-    """``opcode`` with a 32-bit displacement at each site, as rows of bytes, and which targets it can reach."""
+    """``opcode`` and a 32-bit displacement at each site, as rows of bytes, and which targets it can reach."""
     size = len(opcode) + 4
     with np.errstate(over="ignore"):  # addresses are exact modulo 2**64
         distance = targets - (sites + size)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Static branches: a NOP or a jump, as the count of a static key says.
 
-An entry of ``__jump_table`` gives a site, its target and a key; bit 0 of the key's address says that the branch is
-likely, bit 1 that the site is initialisation code. The site jumps when "enabled" and "likely" differ. It has two
-bytes or five, as the compiler left it.
+An entry of ``__jump_table`` gives a site, its target and a key; bit 0 of the key's address says that the
+branch is likely, bit 1 that the site is initialisation code. The site jumps when "enabled" and "likely"
+differ. It has two bytes or five, as the compiler left it.
 
 Source: kernel/jump_label.c (jump_label_type, static_key_count), arch/x86/kernel/jump_label.c.
 """

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a guest says that it placed the sections of a module: checked before anything is computed from it.
 
-The addresses come from the guest's memory. They are believed only as far as they could be those of this module:
-inside the module region, aligned, disjoint, with the sizes that the reference gives. Whether the guest really runs
-the module there is for the page tables to say, not for this file.
+The addresses come from the guest's memory. They are believed only as far as they could be those of this
+module: inside the module region, aligned, disjoint, with the sizes that the reference gives. Whether the
+guest really runs the module there is for the page tables to say, not for this file.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -61,7 +62,8 @@ class Placed:
 
 
 def place(module: ModuleObject, addresses: Mapping[str, int]) -> tuple[Placed, ...]:
-    """The sections of ``module`` that the guest placed, by address. Per-CPU data is checked, but not among them.
+    """The sections of ``module`` that the guest placed, by address. Per-CPU data is checked, but not among
+    them.
 
     :raises SectionAddressError: a name is not that of a section; an address is unaligned, outside the
         module region or inside another section; or code that stays has no address.
@@ -78,13 +80,13 @@ def place(module: ModuleObject, addresses: Mapping[str, int]) -> tuple[Placed, .
                 raise SectionAddressError(f"per-cpu data of {module.name} at {address:#x} is not an offset")
             continue
         found = Placed(index, module.sections[index], address)
-        if not MODULES_START <= address or not found.end <= MODULES_END:
+        if address < MODULES_START or found.end > MODULES_END:
             raise SectionAddressError(f"{name} of {module.name} at {address:#x} is outside the module region")
         if address % max(found.section.align, 1):
             raise SectionAddressError(f"{name} of {module.name} at {address:#x} is not aligned")
         placed.append(found)
     placed.sort(key=lambda one: (one.address, one.end))
-    for before, after in zip(placed, placed[1:], strict=False):
+    for before, after in itertools.pairwise(placed):
         if after.address < before.end:
             raise SectionAddressError(
                 f"{after.section.name} of {module.name} overlaps {before.section.name}: {after.address:#x}"

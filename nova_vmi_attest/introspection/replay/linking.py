@@ -26,8 +26,9 @@ class Linker:
 
     :param resolve: the running address of a symbol that another module or the kernel defines, or None.
 
-    ``unresolved`` collects what a relocation needed and nothing gave, and ``overflowed`` the relocations whose value
-    does not fit, as (section, offset). The bytes of both keep what the file has, so they will not match a guest.
+    ``unresolved`` collects what a relocation needed and nothing gave, and ``overflowed`` the relocations
+    whose value does not fit, as (section, offset). The bytes of both keep what the file has, so they will
+    not match a guest.
     """
 
     def __init__(

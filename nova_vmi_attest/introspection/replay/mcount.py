@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Function entries: the compiler's ``call __fentry__`` becomes a NOP until somebody traces the function.
 
-``__mcount_loc`` lists their addresses. A function that is being traced has a call here, which no rule explains: an
-ftrace hook shows as unexplained bytes, whoever set it.
+``__mcount_loc`` lists their addresses. A function that is being traced has a call here, which no rule
+explains: an ftrace hook shows as unexplained bytes, whoever set it.
 
 Source: kernel/trace/ftrace.c (ftrace_process_locs), arch/x86/kernel/ftrace.c (ftrace_make_nop).
 """

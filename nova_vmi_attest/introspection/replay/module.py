@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exact bytes that a loaded module must have: its file, linked where it runs, and patched as the kernel is.
+"""The exact bytes that a loaded module must have: its file, linked where it runs, and patched as the kernel
+is.
 
-Code is exact to the last byte, and so is read-only data but for the tables that the kernel reorders or marks when it
-loads them; :data:`INEXACT` lists those with the reason. Initialisation sections are freed and not looked at.
+Code is exact to the last byte, and so is read-only data but for the tables that the kernel reorders or
+marks when it loads them; :data:`INEXACT` lists those with the reason. Initialisation sections are freed and
+not looked at.
 
 Source: kernel/module/main.c (load_module), arch/x86/kernel/module.c (module_finalize).
 """
@@ -41,8 +43,8 @@ INEXACT: Mapping[str, str] = {
 class ReplayedSection:
     """``expected`` bytes (read-only) at the unsigned running ``address``.
 
-    ``owner`` is the Mechanism that wrote each byte, empty for data. ``name`` is "" for the zeros between and after
-    sections of code, which lie in executable pages too.
+    ``owner`` is the Mechanism that wrote each byte, empty for data. ``name`` is "" for the zeros between
+    and after sections of code, which lie in executable pages too.
     """
 
     name: str
@@ -56,8 +58,9 @@ class ReplayedSection:
 class ReplayedModule:
     """``sections`` by address; ``inexact``: (name, reason) of read-only sections that are not among them.
 
-    ``unresolved`` names symbols (or sections) that a relocation of ``sections`` needed and nothing defined, and
-    ``overflowed`` relocations whose value does not fit: with either, the bytes they decide will not match.
+    ``unresolved`` names symbols (or sections) that a relocation of ``sections`` needed and nothing defined,
+    and ``overflowed`` relocations whose value does not fit: with either, the bytes they decide will not
+    match.
     """
 
     name: str
@@ -77,9 +80,10 @@ def replay_module(
 ) -> ReplayedModule:
     """Compute the code and read-only data of one loaded module.
 
-    :param addresses: section name -> running address, as the guest says (untrusted); ``.data..percpu`` -> the
-        module's per-cpu offset (``struct module.percpu``), where the module has such data.
-    :param resolve: the running address of a symbol that the module imports: of the kernel, or of another module.
+    :param addresses: section name -> running address, as the guest says (untrusted); ``.data..percpu`` ->
+        the module's per-cpu offset (``struct module.percpu``), where the module has such data.
+    :param resolve: the running address of a symbol that the module imports: of the kernel, or of another
+        module.
     :raises SectionAddressError: the addresses cannot be those of this module.
     :raises ReplayError: the module file's patch tables are malformed.
     :raises GuestGone: the guest ended meanwhile.
@@ -146,7 +150,9 @@ def _trampolines(module: ModuleObject, linker: Linker) -> Iterator[tuple[int, in
             yield signed(where), signed(value)
 
 
-def _code_sections(code: list[Placed], regions: list[Region], patching: Patching) -> Iterator[ReplayedSection]:
+def _code_sections(
+    code: list[Placed], regions: list[Region], patching: Patching
+) -> Iterator[ReplayedSection]:
     for one, region in zip(code, regions, strict=True):
         if one.kept:
             span = slice(region.offset, region.offset + region.size)
@@ -155,7 +161,9 @@ def _code_sections(code: list[Placed], regions: list[Region], patching: Patching
 
 
 def _padding(code: list[Placed]) -> Iterator[ReplayedSection]:
-    """The zeros that fill the executable pages between sections of code, and after the last to the page's end."""
+    """The zeros that fill the executable pages between sections of code, and after the last to the page's
+    end.
+    """
     kept = [one for one in code if one.kept]
     for before, after in zip(kept, [*kept[1:], None], strict=True):
         end = -(-before.end // PAGE) * PAGE

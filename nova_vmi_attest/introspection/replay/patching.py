@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the mechanisms of self-patching share: code bytes at their running addresses, patch tables, owners.
 
-A mechanism reads a table, finds sites by running address and overwrites their bytes here. The same mechanism
-serves the kernel (one region) and a module (a region per section), since all of them speak in running addresses.
+A mechanism reads a table, finds sites by running address and overwrites their bytes here. The same
+mechanism serves the kernel (one region) and a module (a region per section), since all of them speak in
+running addresses.
 
-Addresses are int64: kernel addresses as two's complement, so that differences are exact modulo 2**64, as the
-CPU computes them. The tables come from the reference (trusted, possibly corrupt): whatever points outside the
-image raises :class:`ReplayError`. Values of the guest arrive through :class:`~.inputs.LiveKernel` only.
+Addresses are int64: kernel addresses as two's complement, so that differences are exact modulo 2**64, as
+the CPU computes them. The tables come from the reference (trusted, possibly corrupt): whatever points
+outside the image raises :class:`ReplayError`. Values of the guest arrive through
+:class:`~.inputs.LiveKernel` only.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from .inputs import LiveKernel
 Bytes = NDArray[np.uint8]
 Addresses = NDArray[np.int64]
 
-MAX_TABLE_BYTES = 16 << 20  # no patch table of a known kernel reaches 2 MiB
+MAX_TABLE_BYTES = 4 << 20  # no patch table of a known kernel reaches 1 MiB
 
 
 class ReplayError(AttestError):

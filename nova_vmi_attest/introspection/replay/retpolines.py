@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls of __x86_indirect_thunk_REG become plain indirect branches where the CPU needs no retpolines.
 
-``.retpoline_sites`` lists call, jmp and jcc instructions (six bytes long with a 0x2e prefix, or as jcc). With
-retpolines in use nothing changes. Otherwise a site becomes ``call *%reg`` or ``jmp *%reg``, after an lfence where
-the CPU wants one; a jcc becomes the inverse short jcc over such a jmp. int3 follows a jmp where there is room,
-NOPs fill the rest, and a form that does not fit leaves the site alone.
+``.retpoline_sites`` lists call, jmp and jcc instructions (six bytes long with a 0x2e prefix, or as jcc).
+With retpolines in use nothing changes. Otherwise a site becomes ``call *%reg`` or ``jmp *%reg``, after an
+lfence where the CPU wants one; a jcc becomes the inverse short jcc over such a jmp. int3 follows a jmp
+where there is room, NOPs fill the rest, and a form that does not fit leaves the site alone.
 
 Source: arch/x86/kernel/alternative.c (apply_retpolines, patch_retpoline, emit_indirect).
 """
@@ -19,7 +19,7 @@ from .inputs import LiveKernel, signed
 from .instructions import CALL, INT3, JMP32, optimize_nops, repeated
 from .patching import Addresses, Bytes, Mechanism, Patching
 
-REGISTERS = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
+REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 PREFIX, ESCAPE = 0x2E, 0x0F
 LFENCE = b"\x0f\xae\xe8"
 
@@ -42,7 +42,9 @@ def apply(patching: Patching) -> None:
     patching.locate(sites, lengths, ".retpoline_sites")
     opcode = np.where(first == PREFIX, second, first)
     condition = np.where(first == ESCAPE, second & 0x0F, 0)
-    registers = _registers(patching.kernel, sites + lengths + _displacement(patching.image, offsets + lengths))
+    registers = _registers(
+        patching.kernel, sites + lengths + _displacements(patching.image, offsets + lengths)
+    )
     known = (registers >= 0) & (
         (opcode == CALL) | (opcode == JMP32) | ((opcode == ESCAPE) & (second & 0xF0 == 0x80))
     )
@@ -74,7 +76,7 @@ def indirect_branch(opcode: int, condition: int, length: int, register: int, *, 
     return optimize_nops(bytes(code).ljust(length, b"\x90"))
 
 
-def _displacement(image: Bytes, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+def _displacements(image: Bytes, ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """The signed 32-bit values that end at each image offset."""
     rows = image[ends[:, None] + np.arange(-4, 0)]
     return np.ascontiguousarray(rows).view("<i4").ravel().astype(np.int64)

@@ -2,8 +2,8 @@
 """Returns: the compiler's ``jmp __x86_return_thunk`` becomes what the mitigations chose.
 
 ``.return_sites`` lists them. Without return thunks a site is ``ret`` and int3; with another thunk than the
-default one it jumps there. Where the thunk guards against indirect target selection, a site in the upper half of
-a cache line needs none and is a plain return.
+default one it jumps there. Where the thunk guards against indirect target selection, a site in the upper
+half of a cache line needs none and is a plain return.
 
 Source: arch/x86/kernel/alternative.c (apply_returns, patch_return, cpu_wants_rethunk_at).
 """
@@ -39,7 +39,7 @@ def apply(patching: Patching) -> None:
     thunk = patching.kernel.return_thunk
     if thunk is None or not thunked.any():
         return
-    rows, reachable = branches(bytes([JMP32]), sites[thunked], np.int64(signed(thunk)))
+    rows, reachable = branches(bytes([JMP32]), sites[thunked], np.array([signed(thunk)], np.int64))
     if not reachable.all():
         where = patching.kernel.symbol("x86_return_thunk") or 0
         patching.kernel.invalid("return_thunk", where, thunk, "out of reach of a jump")
@@ -52,5 +52,6 @@ def uses_thunk(kernel: LiveKernel, sites: Addresses) -> NDArray[np.bool_]:
         return np.zeros(len(sites), np.bool_)
     guarded = kernel.symbol("its_return_thunk")
     if guarded is not None and kernel.return_thunk == guarded:
-        return (sites & UPPER_HALF) == 0
+        lower: NDArray[np.bool_] = (sites & UPPER_HALF) == 0
+        return lower
     return np.ones(len(sites), np.bool_)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lock prefixes: on a single CPU they are replaced by a prefix without effect.
 
-``.smp_locks`` lists them. Of the kernel those in its text are patched, of a module those in its ``.text`` section.
-The kernel undoes it for good when a second CPU starts.
+``.smp_locks`` lists them. Of the kernel those in its text are patched, of a module those in its ``.text``
+section. The kernel undoes it for good when a second CPU starts.
 
 Source: arch/x86/kernel/alternative.c (alternatives_smp_unlock, alternatives_smp_module_add).
 """

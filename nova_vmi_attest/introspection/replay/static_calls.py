@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Static calls: direct calls whose target is the function that a key holds.
 
-An entry of ``.static_call_sites`` gives a site and a key; bit 0 of the key's address marks a tail call, bit 1
-initialisation code. A site calls (tail: jumps to) the function; without a function it is a NOP (tail: a return);
-a call of __static_call_return0 clears %eax instead; a conditional tail call keeps its condition. Each trampoline
-__SCT__name is a tail call of its own.
+An entry of ``.static_call_sites`` gives a site and a key; bit 0 of the key's address marks a tail call, bit
+1 initialisation code. A site calls (tail: jumps to) the function; without a function it is a NOP (tail: a
+return); a call of __static_call_return0 clears %eax instead; a conditional tail call keeps its condition.
+Each trampoline __SCT__name is a tail call of its own.
 
-An empty tail call is a plain return or a jump to the return thunk, depending on whether it was written before or
-after the thunk was chosen: there the live bytes decide between exactly these two, and each case is recorded.
+An empty tail call is a plain return or a jump to the return thunk, depending on whether it was written
+before or after the thunk was chosen: there the live bytes decide between exactly these two, and each case
+is recorded.
 
 Source: kernel/static_call_inline.c, arch/x86/kernel/static_call.c (arch_static_call_transform).
 """
@@ -30,7 +31,8 @@ JCC_SIZE = 6
 
 
 def apply(patching: Patching) -> None:
-    """Write every site of code that stays, then the trampolines. A key without a legal value leaves them alone.
+    """Write every site of code that stays, then the trampolines. A key without a legal value leaves them
+    alone.
 
     :raises ReplayError: a site is outside the image.
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exact text that a running kernel must have: its build, moved, and patched as it patches itself.
 
-The mechanisms run in the kernel's own order (arch/x86/kernel/alternative.c, alternative_instructions, explains
-why it matters; ftrace, static branches and static calls come later). The result is what memory must hold as long
-as the live inputs keep their values.
+The mechanisms run in the kernel's own order (arch/x86/kernel/alternative.c, alternative_instructions,
+explains why it matters; ftrace, static branches and static calls come later). The result is what memory
+must hold as long as the live inputs keep their values.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MECHANISMS: tuple[Callable[[Patching], None], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """``image``: the expected bytes from _text to _etext; ``owner``: the Mechanism that wrote each of them."""
+    """``image``: the expected bytes from _text to _etext; ``owner``: the Mechanism that wrote each one."""
 
     image: Bytes
     owner: Bytes
