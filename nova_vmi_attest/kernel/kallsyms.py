@@ -201,7 +201,7 @@ def _offsets_first(data: bytes, table: _Tokens) -> _Names | None:
     for place in np.flatnonzero(plausible).tolist():
         base, count = int(bases[place]), int(counts[place])
         names_at = place * 8 + 16
-        offsets_at = place * 8 - (count * 4 + 7 & ~7)
+        offsets_at = place * 8 - _aligned(count * 4)
         if offsets_at < 0 or names_at + 2 * count > table.start:
             continue
         steps += count
@@ -213,8 +213,11 @@ def _offsets_first(data: bytes, table: _Tokens) -> _Names | None:
         starts, lengths, end = walked
         marked, sizes = starts[::_NAMES_PER_MARKER], lengths[::_NAMES_PER_MARKER]
         markers = (marked - (1 + (sizes > 0x7F)) - names_at).astype("<u4")
-        markers_at = end + 7 & ~7
-        if data[markers_at : markers_at + 4 * len(markers)] != markers.tobytes():
+        markers_at = _aligned(end)
+        markers_end = markers_at + 4 * len(markers)
+        # Between markers and tokens later releases of 6.1 keep the order by name, three bytes a symbol.
+        gap = table.start - _aligned(markers_end)
+        if gap not in (0, _aligned(3 * count)) or data[markers_at:markers_end] != markers.tobytes():
             continue
         offsets = np.frombuffer(data, "<i4", count, offsets_at).astype(np.int64)
         relative = np.uint64(base) + (-1 - offsets).astype(np.uint64)
@@ -223,6 +226,10 @@ def _offsets_first(data: bytes, table: _Tokens) -> _Names | None:
 
 
 _LAYOUTS: tuple[Callable[[bytes, _Tokens], _Names | None], ...] = (_offsets_first,)
+
+
+def _aligned(offset: int) -> int:
+    return offset + 7 & ~7
 
 
 def _walk(
