@@ -23,7 +23,7 @@ from nova_vmi_attest.evidence.encoding import MAX_INTEGER, EncodingError
 CONTENT_TYPE = "nova_vmi_attest"
 DOMAIN = "nova-vmi-attest log entry v1"
 ZERO_DIGEST = bytes(32)
-# PCRs 16 and 23 can be reset by anybody and 17 to 22 are not extended from locality 0: no log is tied to those.
+# Anybody can reset PCRs 16 and 23, and 17 to 22 are not extended from locality 0: no log is tied to those.
 MAX_PCR = 15
 MAX_GUESTS = 4096
 MAX_ENTRY_BYTES = 2048
