@@ -42,8 +42,8 @@ Leave it unset when they use the bus of this service (``[DEFAULT] transport_url`
         default="required",
         choices=LEVELS,
         help="""
-Whether servers may only be placed on trusted hosts, for flavors and images that do not say it themselves
-(``trust:host``, ``trust_host``).
+Whether servers may only be placed on trusted hosts, for flavors that do not say it themselves
+(extra spec ``trust:host``).
 
 ``required`` refuses hosts that are untrusted, unknown or stale. ``preferred`` refuses hosts that are
 untrusted, and takes those of which nothing is known: use it while agents are rolled out. ``ignored`` does not
@@ -55,8 +55,8 @@ look.
         default="required",
         choices=LEVELS,
         help="""
-Whether a server that has a result may only be moved when that result is trusted, for flavors and images that
-do not say it themselves (``trust:guest``, ``trust_guest``).
+Whether a server that has a result may only be moved when that result is trusted, for flavors that
+do not say it themselves (extra spec ``trust:guest``).
 
 The levels are those of ``trust_host``. A server of which no result was ever seen, such as a new one, may
 always be placed. Set it to ``preferred`` if servers must be evacuated from hosts that are down: their results

@@ -172,12 +172,16 @@ def appraise(
     )
 
 
+def utc(seconds: int) -> datetime.datetime:
+    """Seconds since 1970 as an aware time."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+
 def _certificate(batch: Batch, question: Question, authorities: Sequence[x509.Certificate]) -> AkCertificate:
     if batch.host != question.host:
         raise _HostError("certificate", f"the evidence is of host {batch.host}, {question.host} was asked")
     try:
-        moment = datetime.datetime.fromtimestamp(question.now, datetime.UTC)
-        certificate = verify_ak_certificate(batch.ak_certificate, authorities, moment)
+        certificate = verify_ak_certificate(batch.ak_certificate, authorities, utc(question.now))
     except AkCertificateError as error:
         raise _HostError("certificate", error.message) from error
     if certificate.host != question.host:

@@ -8,9 +8,11 @@ the files are not, because an agent asks for them by digest.
 from __future__ import annotations
 
 import base64
+import math
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -21,6 +23,10 @@ from nova_vmi_attest.messaging import BLOB_PIECE
 from nova_vmi_attest.references.manifest import Manifest
 from nova_vmi_attest.references.store import ReferenceStore
 from nova_vmi_attest.verifier.policy import ApprovedReference
+
+# Seconds for which the manifests that were read last stand for the store: for known kernels, and for others.
+_FRESH = 10.0
+_FRESH_UNKNOWN = 1.0
 
 # Files are read piece by piece by agents; a boot image has about 14 MB.
 _KEPT_FILES = 4
@@ -38,13 +44,23 @@ class ApprovedReferences:
         self._key = key
         self._lock = threading.Lock()
         self._files: OrderedDict[str, bytes] = OrderedDict()
+        self._approved: Mapping[str, ApprovedReference] = {}
+        self._read_at = -math.inf
 
-    def approved(self) -> Mapping[str, ApprovedReference]:
-        """The approved kernels by the digest of their manifest, as they are now.
+    def approved(self, wanted: Iterable[str] = ()) -> Mapping[str, ApprovedReference]:
+        """The approved kernels by the digest of their manifest.
 
+        A deleted reference counts for ten seconds more; one that was just imported counts within a second.
+
+        :param wanted: digests that the caller is about to look up.
         :raises AttestError: when the store cannot be read; nothing may be appraised then.
         """
-        return {manifest.digest: _approved(manifest) for manifest in self._store.manifests()}
+        with self._lock:
+            known = self._approved.keys() >= set(wanted)
+            if time.monotonic() - self._read_at > (_FRESH if known else _FRESH_UNKNOWN):
+                self._approved = {item.digest: _approved(item) for item in self._store.manifests()}
+                self._read_at = time.monotonic()
+            return self._approved
 
     def index(self, now: int) -> str:
         """The signed index of what is approved now."""

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One round as the verifier sees it: announce, challenge, submit, appraise, store, publish.
+
+Every step may be taken by another verifier than the one before; what has to happen once is decided by the
+database (see :mod:`.challenges` and :mod:`.hosts`). Only the bus and the database are touched here; what the
+evidence is worth is decided in :mod:`.appraisal`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import oslo_messaging
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from oslo_log import log
+
+from nova_vmi_attest import messaging
+from nova_vmi_attest.db import models
+from nova_vmi_attest.db.session import Database, DuplicateError
+from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence.batch import MAX_BATCH_BYTES, Batch
+from nova_vmi_attest.evidence.result import Verdict
+from nova_vmi_attest.tpm.ak_certificate import verify_ak_certificate
+from nova_vmi_attest.verifier import challenges as challenge_store
+from nova_vmi_attest.verifier import hosts as host_store
+from nova_vmi_attest.verifier.appraisal import Appraisal, Question, appraise, utc
+from nova_vmi_attest.verifier.challenges import Challenges
+from nova_vmi_attest.verifier.hosts import Hosts, KnownHost, StateConflictError, StoredState
+from nova_vmi_attest.verifier.policy import Policy
+from nova_vmi_attest.verifier.references import ApprovedReferences
+from nova_vmi_attest.verifier.results import Results
+
+LOG = log.getLogger(__name__)
+
+_MAX_CERTIFICATE = 1 << 16
+
+# How often a batch is appraised again because another verifier moved the host's state meanwhile.
+_ATTEMPTS = 3
+
+# Gives the guests that must be on a host, or None when that is not known.
+Placement = Callable[[str], frozenset[UUID] | None]
+
+
+class EvidenceError(AttestError):
+    """A message to the verifier cannot be used."""
+
+
+class Rounds:
+    """Thread-safe. The lifetimes of challenges and results are those of the parts that are given.
+
+    :param thumbprint: RFC 7638 thumbprint of the verifier's key.
+    :param authorities: certificates of the enrolment authority.
+    """
+
+    def __init__(
+        self,
+        transport: oslo_messaging.Transport,
+        database: Database,
+        thumbprint: bytes,
+        authorities: Sequence[x509.Certificate],
+        policy: Policy,
+        references: ApprovedReferences,
+        hosts: Hosts,
+        challenges: Challenges,
+        results: Results,
+        placement: Placement | None = None,
+    ) -> None:
+        self._attesters = messaging.AttesterClient(transport)
+        self._publisher = messaging.ResultsClient(transport)
+        self._database = database
+        self._thumbprint = thumbprint
+        self._authorities = tuple(authorities)
+        self._policy = policy
+        self._references = references
+        self._hosts = hosts
+        self._challenges = challenges
+        self._results = results
+        self._placement = placement
+        self._changed = threading.Condition()
+
+    def announce(self, host: str, certificate: str, now: int) -> None:
+        """Remember a host whose certificate is good, and challenge it when it is new.
+
+        :raises AttestError: when the certificate is not one of that host, or nothing can be stored.
+        """
+        if not isinstance(certificate, str) or len(certificate) > _MAX_CERTIFICATE:
+            raise EvidenceError("the certificate is not text of at most 64 KiB")
+        try:
+            der = x509.load_pem_x509_certificate(certificate.encode()).public_bytes(Encoding.DER)
+        except ValueError as error:
+            raise EvidenceError(f"the certificate cannot be read: {error}") from error
+        named = verify_ak_certificate(der, self._authorities, utc(now))
+        if named.host != host:
+            raise EvidenceError(f"the certificate is one of host {named.host}")
+        if self._hosts.remember(host, named.ek_digest, certificate, now):
+            LOG.info("host %s announced itself (TPM %s)", host, named.ek_digest[:16])
+            known = self._hosts.get(host)
+            if known is not None:
+                self.challenge(known, now)
+
+    def challenge(self, host: KnownHost, now: int) -> bool:
+        """Challenge a host, unless another verifier took the turn since ``host`` was read.
+
+        :raises AttestError: when nothing can be stored; :class:`oslo_messaging.MessagingException` when the
+            bus is away.
+        """
+        if not self._hosts.claim(host, now):
+            return False
+        token = self._challenges.create(host.name, self._hosts.since(host.name), now)
+        self._attesters.attest(host.name, token)
+        LOG.debug("host %s was challenged", host.name)
+        return True
+
+    def submit(self, encoded: str, now: int) -> None:
+        """Take in one batch of evidence.
+
+        :param encoded: the batch in base64.
+        :raises AttestError: when it is malformed, answers nothing, or nothing can be stored.
+        """
+        data = _decode(encoded)
+        batch = Batch.decode(data)
+        for _ in range(_ATTEMPTS):
+            try:
+                token = self._appraise_and_store(batch, data, now)
+            except (StateConflictError, DuplicateError) as error:
+                LOG.debug("host %s: appraising once more: %s", batch.host, error)
+                continue
+            if token:
+                self._publish(batch.host, token)
+            return
+        raise EvidenceError(f"the state of host {batch.host} moved {_ATTEMPTS} times during appraisal")
+
+    def wait_for_change(self, seconds: float) -> None:
+        """Wait until this process has stored a result, or the time is over."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def _appraise_and_store(self, batch: Batch, data: bytes, now: int) -> str:
+        """The token to publish; empty when the batch changes nothing."""
+        read = self._hosts.state(batch.host)
+        nonces = self._challenges.open_nonces(batch.host, now)
+        placed = self._placement(batch.host) if self._placement else None
+        question = Question(batch.host, self._thumbprint, nonces, now, read.state, placed)
+        kernels = (item.measurement.integrity.kernel for item in batch.guests)
+        references = self._references.approved({kernel.reference for kernel in kernels if kernel})
+        appraisal = appraise(batch, question, self._authorities, self._policy, references)
+        if not appraisal.attributed:
+            message = "; ".join(f"{reason.check}: {reason.detail}" for reason in appraisal.host.reasons)
+            self._hosts.note_error(batch.host, message)
+            raise EvidenceError(f"evidence in the name of host {batch.host} is not its own: {message}")
+        return self._store(batch, data, appraisal, read, now)
+
+    def _store(self, batch: Batch, data: bytes, appraisal: Appraisal, read: StoredState, now: int) -> str:
+        with self._database.writer() as session:
+            if not challenge_store.close(session, batch.host, batch.nonces, now):
+                LOG.debug("host %s: another answer to the same challenge came first", batch.host)
+                return ""
+            host_store.answered(session, batch.host, now)
+            if appraisal.state is not None:
+                host_store.advance(session, batch.host, read, appraisal.state)
+                row = models.BatchRow(host=batch.host, received=now, batch=data)
+                row.pcr_before = appraisal.pcr_before.hex()
+                session.merge(row)
+            token = self._results.record(session, appraisal, now)
+        _log(appraisal, hashlib.sha256(data).hexdigest()[:16])
+        with self._changed:
+            self._changed.notify_all()
+        return token
+
+    def _publish(self, host: str, token: str) -> None:
+        try:
+            self._publisher.result(token)
+        except oslo_messaging.MessagingException as error:
+            LOG.warning("the result of host %s is stored but was not published: %s", host, error)
+
+
+def _decode(encoded: str) -> bytes:
+    if not isinstance(encoded, str) or len(encoded) > MAX_BATCH_BYTES * 4 // 3 + 4:
+        raise EvidenceError("a batch is not text or is too large")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise EvidenceError("a batch is not base64") from error
+
+
+def _log(appraisal: Appraisal, batch: str) -> None:
+    """Every verdict that is not trusted with its first reason, and every tolerated deviation."""
+    host = appraisal.host
+    trusted = sum(guest.verdict is Verdict.TRUSTED for guest in appraisal.guests)
+    LOG.info(
+        "host %s is %s, %d of %d guests are trusted (batch %s)",
+        host.host, host.verdict, trusted, len(appraisal.guests), batch,
+    )  # fmt: skip
+    for reason in host.reasons:
+        LOG.log(
+            log.WARNING if host.verdict is not Verdict.TRUSTED else log.DEBUG,
+            "host %s: %s: %s", host.host, reason.check, reason.detail,
+        )  # fmt: skip
+    for guest in appraisal.guests:
+        for reason in guest.reasons[:8]:
+            LOG.warning(
+                "guest %s on %s is %s: %s %s+%#x (%d bytes) %s",
+                guest.guest, host.host, guest.verdict, reason.check, reason.symbol, reason.offset,
+                reason.length, reason.detail,
+            )  # fmt: skip

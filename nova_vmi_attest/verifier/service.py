@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verifier as a whole: it serves the bus, and one thread challenges every known host in its turn."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from pathlib import Path
+
+import oslo_messaging
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from oslo_config import cfg
+from oslo_log import log
+
+from nova_vmi_attest import messaging
+from nova_vmi_attest.conf.policy import ALL_CHECKS
+from nova_vmi_attest.db.session import Database
+from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence import keys
+from nova_vmi_attest.evidence.result import AttestationResult, verify_result
+from nova_vmi_attest.references.store import ReferenceStore
+from nova_vmi_attest.verifier.challenges import Challenges
+from nova_vmi_attest.verifier.endpoint import VerifierEndpoint
+from nova_vmi_attest.verifier.hosts import Hosts, KnownHost
+from nova_vmi_attest.verifier.policy import Policy
+from nova_vmi_attest.verifier.references import ApprovedReferences
+from nova_vmi_attest.verifier.results import Results
+from nova_vmi_attest.verifier.rounds import Placement, Rounds
+
+LOG = log.getLogger(__name__)
+
+# Seconds between two looks at which hosts are due.
+_TICK = 0.5
+
+
+class VerifierError(AttestError):
+    """The verifier cannot start, or does not know what it is asked about."""
+
+
+class VerifierService:
+    """Starts and stops the parts in the right order. ``conf`` holds [verifier], [policy] and [references].
+
+    :param key: the key that signs challenges, results and indexes; agents and relying parties know its public
+        half.
+    :param placement: which guests must be on a host; without it any guest of a host's evidence is appraised.
+    """
+
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        transport: oslo_messaging.Transport,
+        database: Database,
+        key: EllipticCurvePrivateKey,
+        placement: Placement | None = None,
+    ) -> None:
+        self._conf = conf
+        self._transport = transport
+        self._database = database
+        self._key = key
+        self._placement = placement
+        self._stopped = threading.Event()
+        self._cleanup = contextlib.ExitStack()
+        self._late: set[str] = set()
+
+    @classmethod
+    def from_conf(cls, conf: cfg.ConfigOpts, transport: oslo_messaging.Transport) -> VerifierService:
+        """The service with the database and the key that the options name.
+
+        :raises AttestError: when the key cannot be used.
+        """
+        key = keys.load_private_key(Path(conf.verifier.private_key))
+        return cls(conf, transport, Database(conf.database.connection), key)
+
+    def start(self) -> None:
+        """Check everything that is needed, then listen and challenge.
+
+        :raises AttestError: the schema is not current, or a file or option cannot be used; says what to do.
+        """
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._cleanup = stack.pop_all()
+        LOG.info("verifier %s appraises evidence", self._conf.verifier.host)
+
+    def stop(self) -> None:
+        """Stop listening, then challenging. Idempotent."""
+        self._stopped.set()
+        self._cleanup.close()
+
+    def wait(self) -> None:
+        """Wait until :meth:`stop` was called."""
+        self._stopped.wait()
+
+    def challenge(self, host: str) -> None:
+        """Challenge one host now, out of its turn.
+
+        :raises VerifierError: when it never announced itself.
+        """
+        known = self._hosts.get(host)
+        if known is None:
+            raise VerifierError(f"host {host} never announced itself", "start nova-vmi-attest-agent on it")
+        self._rounds.challenge(known, int(time.time()))
+
+    def sequence(self, host: str) -> int:
+        """The number of the newest result of a host; 0 when there is none."""
+        newest = self._results.newest(host)
+        return newest.sequence if newest else 0
+
+    def wait_for_result(self, host: str, after_sequence: int, timeout: float) -> AttestationResult:
+        """The newest result of a host, once its number is above ``after_sequence``.
+
+        :param timeout: seconds to wait at most.
+        :raises VerifierError: when none came in time, with the last error in the host's name.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            newest = self._results.newest(host)
+            if newest is not None and newest.sequence > after_sequence:
+                public = [self._key.public_key()]
+                return verify_result(newest.token, public, self._conf.verifier.audience, newest.issued)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                known = self._hosts.get(host)
+                cause = known.last_error if known and known.last_error else "it did not answer"
+                raise VerifierError(f"host {host} gave no new result within {timeout:.0f} s: {cause}")
+            self._rounds.wait_for_change(min(left, _TICK))
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        options = self._conf.verifier
+        if options.result_lifetime <= options.interval:
+            raise VerifierError(
+                "every result would be stale before the next",
+                "raise [verifier] result_lifetime above interval",
+            )
+        self._database.require_current()
+        policy = Policy.from_conf(self._conf)
+        for relaxation in policy.relaxations(ALL_CHECKS):
+            LOG.warning("the policy is weaker than the default: %s", relaxation)
+        references = ApprovedReferences(ReferenceStore(self._conf.references.path), self._key)
+        if not references.approved():
+            LOG.warning("no kernel is approved yet: import one with nova-vmi-attest-manage reference import")
+        self._hosts = Hosts(self._database)
+        self._results = Results(
+            self._database, self._key, options.audience, options.result_lifetime, options.history_days
+        )
+        self._rounds = Rounds(
+            transport=self._transport,
+            database=self._database,
+            thumbprint=keys.thumbprint(self._key.public_key()),
+            authorities=load_authorities(Path(options.authority_certificates)),
+            policy=policy,
+            references=references,
+            hosts=self._hosts,
+            challenges=Challenges(
+                self._database, self._key, options.challenge_lifetime, options.challenges_per_host
+            ),
+            results=self._results,
+            placement=self._placement,
+        )
+        endpoint = VerifierEndpoint(self._rounds, references, self._results)
+        server = messaging.get_server(self._transport, messaging.VERIFIER_TOPIC, options.host, endpoint)
+        self._stopped.clear()
+        timer = threading.Thread(target=self._challenge_in_turn, name="challenges", daemon=True)
+        stack.callback(self._database.close)
+        timer.start()
+        stack.callback(timer.join, 30)
+        stack.callback(self._stopped.set)
+        server.start()
+        stack.callback(server.wait)
+        stack.callback(server.stop)
+
+    def _challenge_in_turn(self) -> None:
+        while not self._stopped.wait(_TICK):
+            try:
+                now = int(time.time())
+                for host in self._hosts.all():
+                    self._watch(host, now)
+                    if self._is_due(host, now):
+                        self._rounds.challenge(host, now)
+            except (AttestError, oslo_messaging.MessagingException) as error:
+                LOG.error("hosts cannot be challenged: %s", error)
+            except Exception:
+                LOG.exception("challenging failed unexpectedly")
+
+    def _is_due(self, host: KnownHost, now: int) -> bool:
+        """Whether the host's turn has come: the interval, and a delay that spreads the hosts out.
+
+        The delay is drawn anew for each turn, but every verifier and every look draws the same.
+        """
+        if host.challenged_at is None:
+            return True
+        options = self._conf.verifier
+        seed = hashlib.sha256(f"{host.challenged_at} {host.name}".encode()).digest()
+        spread = options.interval * options.interval_jitter // 100
+        delay = int.from_bytes(seed[:4], "big") % (spread + 1)
+        return bool(now >= host.challenged_at + options.interval + delay)
+
+    def _watch(self, host: KnownHost, now: int) -> None:
+        """Say once when a host has not answered for so long that its result is stale, and once when it
+        does.
+        """
+        last = host.answered_at or host.announced_at
+        late = now - last > self._conf.verifier.result_lifetime
+        if late and host.name not in self._late:
+            self._late.add(host.name)
+            LOG.error(
+                "host %s has not answered for %d s, its guests are stale: %s",
+                host.name, now - last, host.last_error or "look at its agent's log",
+            )  # fmt: skip
+        elif not late and host.name in self._late:
+            self._late.discard(host.name)
+            LOG.info("host %s answers again", host.name)
+
+
+def load_authorities(path: Path) -> tuple[x509.Certificate, ...]:
+    """The certificates of the enrolment authority in a PEM file, at least one.
+
+    :raises VerifierError: when it cannot be read or holds none.
+    """
+    try:
+        return tuple(x509.load_pem_x509_certificates(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise VerifierError(
+            f"{path} holds no readable certificate: {error}",
+            "copy the authority's certificate there ([verifier] authority_certificates)",
+        ) from error
