@@ -38,13 +38,13 @@ class Entries:
 
 
 # struct alt_instr without a flags member: bit 15 of the feature inverts it.
-_TWELVE = np.dtype(
+TWELVE = np.dtype(
     [("site", "<i4"), ("new", "<i4"), ("feature", "<u2"), ("length", "u1"), ("new_length", "u1")]
 )
 
 
 def _decode_twelve(table: Table) -> Entries:
-    places, raw = table.records(_TWELVE)
+    places, raw = table.records(TWELVE)
     return Entries(
         sites=places + raw["site"],
         replacements=places + 4 + raw["new"],
@@ -62,7 +62,7 @@ def decode(patching: Patching, table: Table) -> Entries:
     """
     entries = _decode_twelve(table)
     fits = entries.replacement_lengths <= entries.lengths
-    if len(table.data) % _TWELVE.itemsize or not fits.all():
+    if len(table.data) % TWELVE.itemsize or not fits.all():
         raise ReplayError(".altinstructions has a layout that is not known")
     patching.locate(entries.sites, entries.lengths, ".altinstructions")
     # An empty replacement may be said to lie at the very end of its section.

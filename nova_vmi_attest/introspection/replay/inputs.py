@@ -81,6 +81,14 @@ class InvalidInput:
 
 
 @dataclass(frozen=True, slots=True)
+class ThunkPage:
+    """A page of thunks for indirect branches: where text leads, and the 4,096 bytes that must be there."""
+
+    address: int
+    expected: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LiveInputs:
     """Everything read from the guest that decided bytes; addresses are running ones, unsigned.
 
@@ -89,7 +97,7 @@ class LiveInputs:
     ``return_thunk``: x86_return_thunk, None when the kernel has none or no site needed it.
     ``static_keys``: address of a key -> its signed ``enabled`` count.
     ``static_calls``: address of a key (__SCK__name) -> its function, 0 for none.
-    ``its_pages``: addresses of the thunk pages that indirect branches were led to, in order of allocation.
+    ``thunk_pages``: the pages of :mod:`.indirect_thunks`; their address is an input, their contents are not.
     """
 
     cpu_capabilities: int
@@ -101,7 +109,7 @@ class LiveInputs:
     static_calls: Mapping[int, int]
     two_forms: tuple[TwoForms, ...]
     invalid: tuple[InvalidInput, ...]
-    its_pages: tuple[int, ...] = ()
+    thunk_pages: tuple[ThunkPage, ...] = ()
 
     def has(self, feature: int) -> bool:
         """Whether the CPU feature or bug bit is set."""
@@ -129,7 +137,7 @@ class LiveKernel:
         self._calls: dict[int, int] = {}
         self._two_forms: list[TwoForms] = []
         self._invalid: list[InvalidInput] = []
-        self._its_pages: list[int] = []
+        self._thunk_pages: list[ThunkPage] = []
 
     def symbol(self, name: str) -> int | None:
         """Running address of a kernel symbol, unsigned; None when the build has no such symbol."""
@@ -242,9 +250,9 @@ class LiveKernel:
         self._two_forms.append(TwoForms(address & MASK64, live))
         return live
 
-    def its_page(self, address: int) -> None:
-        """Record a page of indirect branch thunks whose address was taken from the text."""
-        self._its_pages.append(address & MASK64)
+    def thunk_page(self, page: ThunkPage) -> None:
+        """Record a page of thunks whose address was taken from the text."""
+        self._thunk_pages.append(page)
 
     def inputs(self) -> LiveInputs:
         """What has been read so far."""
@@ -258,7 +266,7 @@ class LiveKernel:
             static_calls=MappingProxyType(dict(self._calls)),
             two_forms=tuple(self._two_forms),
             invalid=tuple(self._invalid),
-            its_pages=tuple(self._its_pages),
+            thunk_pages=tuple(self._thunk_pages),
         )
 
 

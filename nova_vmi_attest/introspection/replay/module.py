@@ -23,6 +23,7 @@ from .inputs import LiveInputs, LiveKernel, ReplaySource, signed
 from .layout import Placed, place
 from .linking import Linker
 from .patching import Bytes, Patching, Region, Table
+from .sorting import SORTED
 from .text import KEY_NAME, MECHANISMS, SECTIONS, TRAMPOLINE_NAME
 
 PAGE = 4096
@@ -30,10 +31,8 @@ TABLES = (*SECTIONS, "__mcount_loc", "__jump_table", ".static_call_sites")
 
 # Sections without the write flag that loading changes, and how.
 INEXACT: Mapping[str, str] = {
-    ".orc_unwind_ip": "sorted when the module is loaded",
-    ".orc_unwind": "sorted when the module is loaded",
-    "__ex_table": "sorted when the module is loaded",
-    "__mcount_loc": "sorted when the module is loaded",
+    ".orc_unwind_ip": "sorted when the module is loaded, in an order that is not unique",
+    ".orc_unwind": "sorted when the module is loaded, in an order that is not unique",
     "__jump_table": "sorted when the module is loaded, and sites of initialisation code are marked",
     ".static_call_sites": "sorted when the module is loaded, and sites of initialisation code are marked",
 }
@@ -97,9 +96,9 @@ def replay_module(
     unresolved = tuple(linker.unresolved)
     overflowed = tuple(linker.overflowed)
     tables = {
-        one.section.name: Table(signed(one.address), linked.get(one.index, _EMPTY))
-        if one.index in linked
-        else Table(signed(one.address), linker.link(one))
+        one.section.name: Table(
+            signed(one.address), linked[one.index] if one.index in linked else linker.link(one)
+        )
         for one in placed
         if one.section.name in TABLES and one.has_contents
     }
@@ -109,7 +108,9 @@ def replay_module(
     for mechanism in MECHANISMS:
         mechanism(patching)
     sections = [*_code_sections(code, regions, patching), *_padding(code)]
-    sections += [ReplayedSection(o.section.name, o.address, False, linked[o.index], _EMPTY) for o in data]
+    for one in data:
+        final = SORTED.get(one.section.name, np.copy)(linked[one.index])
+        sections.append(ReplayedSection(one.section.name, one.address, False, final, _EMPTY))
     for section in sections:
         section.expected.setflags(write=False)
     return ReplayedModule(

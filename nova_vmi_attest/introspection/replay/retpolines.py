@@ -4,7 +4,9 @@
 ``.retpoline_sites`` lists call, jmp and jcc instructions (six bytes long with a 0x2e prefix, or as jcc).
 With retpolines in use nothing changes. Otherwise a site becomes ``call *%reg`` or ``jmp *%reg``, after an
 lfence where the CPU wants one; a jcc becomes the inverse short jcc over such a jmp. int3 follows a jmp
-where there is room, NOPs fill the rest, and a form that does not fit leaves the site alone.
+where there is room, NOPs fill the rest, and a form that does not fit leaves the site alone. Some CPUs need
+thunks of another kind there:
+:mod:`.indirect_thunks`.
 
 Source: arch/x86/kernel/alternative.c (apply_retpolines, patch_retpoline, emit_indirect).
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from . import indirect_thunks
 from .features import RETPOLINE, RETPOLINE_LFENCE
 from .inputs import LiveKernel, signed
 from .instructions import CALL, INT3, JMP32, optimize_nops, repeated
@@ -49,14 +52,40 @@ def apply(patching: Patching) -> None:
         (opcode == CALL) | (opcode == JMP32) | ((opcode == ESCAPE) & (second & 0xF0 == 0x80))
     )
     forms = np.stack([opcode, condition, lengths, registers], axis=1)[known]
-    if not len(forms):
-        return
+    sites, offsets = sites[known], offsets[known]
+    guarded = _guarded(patching.kernel, sites, forms, lfence=lfence)
+    _write_guarded(patching, sites[guarded], offsets[guarded], forms[guarded])
+    forms, offsets = forms[~guarded], offsets[~guarded]
     unique, which = np.unique(forms, axis=0, return_inverse=True)
     for index, (code, cc, length, register) in enumerate(unique.tolist()):
         data = indirect_branch(code, cc, length, register, lfence=lfence)
         if data is not None:
-            places = offsets[known][which.ravel() == index]
+            places = offsets[which.ravel() == index]
             patching.put_rows(places, repeated(data, len(places)), Mechanism.RETPOLINE)
+
+
+def _guarded(
+    kernel: LiveKernel, sites: Addresses, forms: NDArray[np.int64], *, lfence: bool
+) -> NDArray[np.bool_]:
+    """Which sites go through a thunk, because their branch would end in the lower half of a cache line."""
+    number = indirect_thunks.feature(kernel.vmlinux)
+    if number is None or not kernel.has(number):
+        return np.zeros(len(sites), np.bool_)
+    before = np.where(forms[:, 0] == ESCAPE, 2, 0) + (len(LFENCE) if lfence else 0)
+    last = sites + before + 1 + forms[:, 3] // 8
+    lower: NDArray[np.bool_] = (last & indirect_thunks.UPPER_HALF) == 0
+    return lower
+
+
+def _write_guarded(
+    patching: Patching, sites: Addresses, offsets: NDArray[np.int64], forms: NDArray[np.int64]
+) -> None:
+    thunks = indirect_thunks.Thunks(patching)
+    for site, offset, form in zip(sites.tolist(), offsets.tolist(), forms.tolist(), strict=True):
+        data = thunks.branch(site, *form)
+        if data is not None:
+            patching.put(offset, data, Mechanism.RETPOLINE)
+    thunks.finish()
 
 
 def indirect_branch(opcode: int, condition: int, length: int, register: int, *, lfence: bool) -> bytes | None:
