@@ -19,7 +19,7 @@ from nova_vmi_attest.references.streams import Forward, PackageError, Slice, unp
 
 MAX_FILE = 256 << 20
 
-_MAX_UNPACKED = 8 << 30
+_MAX_UNPACKED = 4 << 30
 _MAX_ENTRIES = 200_000
 _MAX_CONTROL = 1 << 20
 _MAX_PATH = 4096

@@ -129,7 +129,7 @@ class Manifest:
 
 
 def _decode(value: dict[str, Any]) -> Manifest:
-    if value.get("format") != _FORMAT:
+    if encoding.integer(value, "format") != _FORMAT:
         raise ManifestError(
             "the manifest's format is not known", "it may need a later version of this software"
         )

@@ -224,7 +224,9 @@ class ReferenceStore:
         try:
             if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
                 return
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # One by one: a mode given for the last of several new directories is not that of the others.
+            for directory in reversed(path.relative_to(self._directory).parents):
+                (self._directory / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
             try:
                 with os.fdopen(descriptor, "wb") as file:
