@@ -181,11 +181,15 @@ class Hypervisor:
             self._guests[name] = guest
         return guest
 
+    def kill_daemon(self) -> None:
+        """End libvirtd at once, as a crash would; its guests run on."""
+        stop(self._daemons.pop(), signal.SIGKILL)
+
     def stop(self) -> None:
         """Switch the guests off, end the daemons, and remove the RAM files. May be called twice."""
         with self._lock:
             guests, self._guests = list(self._guests.values()), {}
-        pids = [int(file.read_text()) for file in self._pid_files.glob("*.pid")]
+
         # libvirt takes a second or two for each, most of it waiting.
         with ThreadPoolExecutor(max(1, len(guests))) as pool:
             list(pool.map(LibvirtGuest.destroy, guests))
@@ -196,9 +200,9 @@ class Hypervisor:
         while self._daemons:
             stop(self._daemons.pop(), signal.SIGTERM)
         # Only what libvirtd could not end any more, because it died first.
-        for pid in pids:
-            if alive(pid) and self._is_ours(pid):
-                kill_pid(pid)
+        for guest in guests:
+            if alive(guest.pid) and _runs(guest):
+                kill_pid(guest.pid)
         shutil.rmtree(self._ram, ignore_errors=True)
 
     @property
@@ -208,12 +212,6 @@ class Hypervisor:
     @property
     def _pid_files(self) -> Path:
         return self.directory / "run" / "libvirt" / "qemu"
-
-    def _is_ours(self, pid: int) -> bool:
-        try:
-            return str(self.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return False
 
     def _start(self) -> None:
         if os.geteuid() != 0:
@@ -272,6 +270,14 @@ class Hypervisor:
             )
         self._daemons.append(daemon)
         until(ready.exists, f"{program} (see {log_path})", 30, daemon)
+
+
+def _runs(guest: LibvirtGuest) -> bool:
+    """Say whether the guest's process id is still that of its QEMU."""
+    try:
+        return str(guest.uuid).encode() in Path(f"/proc/{guest.pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _domain_xml(

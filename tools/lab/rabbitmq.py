@@ -55,6 +55,11 @@ class RabbitMq:
         """The AMQP port on 127.0.0.1."""
         return self._port
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the port mapper and the node."""
+        return tuple(process.pid for process in self._processes)
+
     def stop(self) -> None:
         """End the node, then its port mapper. What it stored is thrown away, so nothing waits for it."""
         while self._processes:

@@ -69,7 +69,7 @@ class SoftwareTpm:
         return self._ca / "issuercert.pem"
 
     def count(self, command: int) -> int:
-        """How often the TPM received a command, by its TPM_CC code: from the TPM's own log, not from a client."""
+        """How often the TPM received a command (a TPM_CC code), by its own log, not by a client's word."""
         header = re.compile(r"SWTPM_IO_Read: length \d+\n ((?:[0-9A-F]{2} ){10})")
         headers = header.findall(self._commands.read_text())
         return sum(bytes.fromhex(octets)[6:10] == command.to_bytes(4, "big") for octets in headers)

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functional tests start real parts: guests, TPMs, services. All of them carry the marker that says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.functional)
