@@ -147,9 +147,9 @@ def _moment(offset: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(NOW + offset, datetime.UTC)
 
 
-def ca_certificate(label: str = "authority", ca: bool = True) -> x509.Certificate:
+def ca_certificate(label: str = "authority", ca: bool = True, key_label: str = "") -> x509.Certificate:
     """The self-signed certificate of an enrolment authority, valid for a year around :data:`NOW`."""
-    private = key(label)
+    private = key(key_label or label)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Example {label}")])
     usage = x509.KeyUsage(False, False, False, False, False, ca, ca, False, False)
     builder = (
