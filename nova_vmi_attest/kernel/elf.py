@@ -104,9 +104,7 @@ class ElfImage:
         return cls(kind, ordered, MappingProxyType(by_name), _segments(view, segments_at, segments), end)
 
     def contents(self, data: bytes | memoryview, name: str) -> memoryview:
-        """The bytes of section ``name`` in ``data``, the file parsed; ImageError when it is absent or has
-        none.
-        """
+        """The bytes of section ``name`` in ``data``, the file parsed. Raises ImageError."""
         section = self.sections.get(name)
         if section is None or section.type == SHT_NOBITS:
             raise ImageError(f"the ELF file has no contents for a section {name}")
@@ -125,9 +123,7 @@ class ElfImage:
 
 
 def c_string(data: bytes | memoryview, offset: int, limit: int = _MAX_NAME) -> str:
-    """The NUL-terminated printable ASCII string at ``offset``; ImageError when it does not end within
-    ``limit``.
-    """
+    """The ASCII string at ``offset``; ImageError when no NUL follows within ``limit`` bytes."""
     if not 0 <= offset < len(data):
         raise ImageError(f"string offset {offset} is outside its table of {len(data)} bytes")
     text, separator, _ = bytes(data[offset : offset + limit]).partition(b"\0")

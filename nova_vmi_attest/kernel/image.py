@@ -34,8 +34,7 @@ _LZ4_MAX_BLOCKS = 1024
 
 
 def unpack(image: bytes) -> bytes:
-    """The ELF file of a kernel, followed by its relocation table, from a bzImage; an ELF file is returned as
-    it is.
+    """The ELF file of a kernel and the relocation table behind it, from a bzImage (or that file itself).
 
     :raises ImageError: not a boot image, a compression that is not known, damaged, or larger than
         MAX_UNPACKED.
@@ -98,9 +97,7 @@ def _zstd(payload: bytes) -> bytes:
 
 
 def _lz4(payload: bytes) -> bytes:
-    """LZ4 legacy: a magic word that may repeat, then blocks of a u32 size and their data, 8 MiB unpacked at
-    most.
-    """
+    """LZ4 legacy: a magic word that may repeat, then blocks of 8 MiB (u32 size, then data)."""
     blocks: list[bytes] = []
     total = 0
     at = 4

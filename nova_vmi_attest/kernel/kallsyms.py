@@ -94,8 +94,7 @@ class Kallsyms:
         return int(self._addresses[order[at]])
 
     def at(self, address: int) -> tuple[str, int]:
-        """The symbol that covers ``address``, as (name, offset into it). Raises SymbolError below the first
-        symbol.
+        """The symbol that covers ``address``, as (name, offset into it). Raises SymbolError below the first.
 
         Of several names of one address the first that the kernel keeps is given; how long a symbol is, is not
         known.
@@ -185,8 +184,7 @@ def _tokens_around(data: bytes, digits: int) -> _Tokens | None:
 
 
 def _offsets_first(data: bytes, table: _Tokens) -> _Names | None:
-    """Up to Linux 6.3: offsets s32[n] | base u64 | n u64 | names | markers u32[] | (sequence) | tokens |
-    index.
+    """Up to 6.3: offsets s32[n] | base u64 | n u64 | names | markers u32[] | (order) | tokens | index.
 
     Every part is aligned to 8 bytes. An offset is an address of its own (per-CPU) or, negative, base - 1 -
     offset.
@@ -235,8 +233,7 @@ def _aligned(offset: int) -> int:
 def _walk(
     data: bytes, at: int, count: int, limit: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int] | None:
-    """Step over ``count`` names: (token starts, token counts, end), or None where they do not fit before
-    ``limit``.
+    """Step over ``count`` names: (token starts, token counts, end); None when they pass ``limit``.
 
     A name is its length, one byte or two (low seven bits with bit 7 set, then the rest), and that many
     tokens.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One approved kernel build, ready to measure guests with: the kernel, and its modules when they are asked
-for.
+"""One approved kernel build, ready to measure guests with: the kernel, and its modules when asked for.
 
 A host keeps one :class:`Reference` for each build, however many guests run it. Modules are read when a guest
 has them loaded, and the ones used last are kept.

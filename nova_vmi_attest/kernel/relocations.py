@@ -76,9 +76,7 @@ class Relocations:
         self.apply_within(image, 0, slide)
 
     def apply_within(self, window: Bytes, start: int, slide: int) -> None:
-        """Move the part of an image that begins at offset ``start``; places not wholly inside it are left
-        alone.
-        """
+        """Move the part of an image that begins at ``start``; places not wholly inside are left alone."""
         if not slide:
             return
         for places, width, change in (

@@ -99,9 +99,7 @@ class Vmlinux:
         return offset, section.size
 
     def relocated(self, slide: int, start: int, end: int) -> Bytes:
-        """A writable copy of ``image[start:end]`` as it is after the boot code moved the kernel by ``slide``
-        bytes.
-        """
+        """A writable copy of ``image[start:end]`` after the boot code has moved it by ``slide`` bytes."""
         if not 0 <= start <= end <= len(self.image):
             raise ImageError(f"the range {start:#x}-{end:#x} is not inside the image")
         # Relocations may straddle the ends of the range: a wider window contains them whole.

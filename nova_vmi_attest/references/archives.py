@@ -31,9 +31,7 @@ _RPM_STRING = 6
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A regular file of a package: its path without a leading "/", and its contents until the next entry is
-    taken.
-    """
+    """A regular file: its path without a leading "/"; ``read`` works until the next entry is taken."""
 
     path: str
     size: int

@@ -62,9 +62,7 @@ class ModuleBlob:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the files came from: package name and version (empty for plain files), and the package's SHA-256
-    (hex).
-    """
+    """Package name and version (empty for plain files), and SHA-256 (hex) of the package file."""
 
     package: str
     version: str

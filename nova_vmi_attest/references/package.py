@@ -31,9 +31,7 @@ _MODULE_FILE = re.compile(r"(?P<file>[^/]+)\.ko(?:\.gz|\.xz|\.zst)?")
 
 @dataclass(frozen=True, slots=True)
 class PackagedModule:
-    """One module: the kernel's name for it, its uncompressed file, and how far into the package it is (0 to
-    1).
-    """
+    """The kernel's name for a module, its uncompressed file, and how far into the package it is (0 to 1)."""
 
     name: str
     contents: bytes
@@ -87,8 +85,7 @@ def read_package(path: Path) -> KernelPackage:
 
 
 def read_tree(vmlinuz: Path, modules_directory: Path, name: str = "", version: str = "") -> KernelPackage:
-    """Take a boot image and the directory of its modules, ``…/lib/modules/RELEASE``, as if they were a
-    package.
+    """Take a boot image and its modules' directory, ``…/lib/modules/RELEASE``, as if they were a package.
 
     Symbolic links below the directory are not followed. Raises PackageError.
     """
@@ -161,9 +158,7 @@ def _tree_modules(directory: Path) -> Iterator[PackagedModule]:
 
 
 def _named_once(modules: Iterator[PackagedModule]) -> Iterator[PackagedModule]:
-    """Pass modules on; PackageError for too many, or for two of one name (the kernel could not tell them
-    apart).
-    """
+    """Pass modules on; PackageError for too many, or for two of one name."""
     seen: set[str] = set()
     for module in modules:
         if module.name in seen:

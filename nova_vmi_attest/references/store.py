@@ -64,9 +64,7 @@ class ReferenceStore:
         modules_directory: str | os.PathLike[str],
         progress: Progress | None = None,
     ) -> Manifest:
-        """Add a kernel from its boot image and its directory ``…/lib/modules/RELEASE``; raises as
-        import_package.
-        """
+        """Add a kernel from its boot image and ``…/lib/modules/RELEASE``; raises as import_package."""
         return self._import(read_tree(Path(vmlinuz), Path(modules_directory)), progress)
 
     def _import(self, package: KernelPackage, progress: Progress | None) -> Manifest:
@@ -154,12 +152,13 @@ class ReferenceStore:
 
     def has(self, digest: str) -> bool:
         """Whether a file (or manifest) is there; that it is undamaged shows when it is read."""
-        return self._blob_path(digest).is_file() or (self._manifests / digest).is_file()
+        return os.path.isfile(self._blob_path(digest)) or os.path.isfile(self._manifests / digest)
 
     def blob(self, digest: str) -> bytes:
         """The file (or manifest) that has ``digest``, checked. Raises StoreError: absent or damaged."""
         manifest = self._manifests / _checked(digest)
-        return self._read(manifest if manifest.is_file() else self._blob_path(digest), digest, _MAX_BLOB)
+        path = manifest if os.path.isfile(manifest) else self._blob_path(digest)
+        return self._read(path, digest, _MAX_BLOB)
 
     def put_blob(self, data: bytes) -> str:
         """Keep a file and return its digest (SHA-256, hex)."""
@@ -218,9 +217,7 @@ class ReferenceStore:
         return data
 
     def _write(self, path: Path, data: bytes) -> None:
-        """Put a file in place, whole or not at all; one that is there already with this content is left
-        alone.
-        """
+        """Put a file in place, whole or not at all; what is there already is left alone."""
         try:
             if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
                 return

@@ -121,8 +121,7 @@ class _XzReader:
 
 
 def unpacked(source: Slice | io.BytesIO, magic: bytes, limit: int, at_once: int) -> Forward:
-    """The contents of ``source``, whose first bytes are ``magic`` (they are not consumed), bounded; see
-    Forward.
+    """The unpacked contents of ``source``, which begins with ``magic`` (not consumed); see Forward.
 
     What begins like none of gzip, xz and zstd is given as it is.
     """
