@@ -24,7 +24,7 @@ from oslo_log import log
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.tpm.ak_certificate import AkCertificate, AkCertificateError, verify_ak_certificate
 from nova_vmi_attest.tpm.device import AkPublic
-from nova_vmi_attest.tpm.endorsement import MAX_CERTIFICATE
+from nova_vmi_attest.tpm.endorsement import CERTIFICATE_FAULTS, MAX_CERTIFICATE
 from nova_vmi_attest.tpm.structures import MAX_STRUCTURE, Public
 
 LOG = log.getLogger(__name__)
@@ -89,7 +89,7 @@ def enrol(
     pem = _member(answer, "certificate", host)
     try:
         der = x509.load_pem_x509_certificate(pem.encode()[: 2 * MAX_CERTIFICATE]).public_bytes(Encoding.DER)
-    except ValueError as error:
+    except CERTIFICATE_FAULTS as error:
         raise EnrolmentError(f"host {host}: the authority's answer holds no certificate: {error}") from error
     _accept(der, host, ak, authorities, now)
     return der
@@ -179,7 +179,7 @@ class Enrolment:
             return der, _accept(der, self._host, ak, self._read_authorities(), now)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EnrolmentError) as error:
+        except (OSError, EnrolmentError, *CERTIFICATE_FAULTS) as error:
             LOG.info("host %s: the stored certificate is of no use: %s", self._host, error)
             return None
 

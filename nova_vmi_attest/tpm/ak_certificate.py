@@ -18,7 +18,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from nova_vmi_attest.errors import AttestError
-from nova_vmi_attest.tpm.endorsement import EndorsementError, certified_key, load_certificate
+from nova_vmi_attest.tpm.endorsement import (
+    CERTIFICATE_FAULTS,
+    EndorsementError,
+    certified_key,
+    load_certificate,
+)
 
 # tcg-kp-AIKCertificate
 AK_CERTIFICATE_USAGE = x509.ObjectIdentifier("2.23.133.8.3")
@@ -79,7 +84,7 @@ def verify_ak_certificate(
             raise AkCertificateError(f"{which} is not valid at {now.isoformat(timespec='seconds')}")
     try:
         host, ek_digest = _names(certificate)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+    except (x509.ExtensionNotFound, *CERTIFICATE_FAULTS) as error:
         raise AkCertificateError(f"not an attestation key certificate: {error}") from error
     return AkCertificate(
         host, ek_digest, key, certificate.serial_number,
@@ -93,7 +98,7 @@ def _issuer(certificate: x509.Certificate, authorities: Sequence[x509.Certificat
             certificate.verify_directly_issued_by(authority)
             if authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
                 return authority
-        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound, x509.DuplicateExtension):
+        except (InvalidSignature, x509.ExtensionNotFound, *CERTIFICATE_FAULTS):
             continue
     raise AkCertificateError(
         "the attestation key certificate was not issued by a configured authority",

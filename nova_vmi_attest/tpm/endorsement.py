@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,13 +18,21 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import verification
 
 from nova_vmi_attest.errors import AttestError
 
 # tcg-kp-EKCertificate
 EK_CERTIFICATE_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
+# What cryptography raises for a certificate that is not well-formed, when it is read or one of its fields is.
+CERTIFICATE_FAULTS = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 MAX_CERTIFICATE = 1 << 14
 MAX_INTERMEDIATES = 16
 # CAs in a trust directory: a maker's bundle holds a few hundred.
@@ -64,11 +71,8 @@ def load_certificate(der: bytes) -> x509.Certificate:
     if len(der) > MAX_CERTIFICATE:
         raise EndorsementError(f"a certificate of {len(der)} bytes is beyond the limit of {MAX_CERTIFICATE}")
     try:
-        with warnings.catch_warnings():
-            # Makers' certificates with a zero or negative serial number still load; the chain decides.
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            return x509.load_der_x509_certificate(der)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        return x509.load_der_x509_certificate(der)
+    except CERTIFICATE_FAULTS as error:
         raise EndorsementError(
             f"not a readable certificate: {error}",
             "some makers' EK certificates have wrong DER; ask the maker for a corrected one",
@@ -83,7 +87,7 @@ def certified_key(certificate: x509.Certificate) -> EndorsementKey:
     """
     try:
         key = certificate.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except CERTIFICATE_FAULTS as error:
         raise EndorsementError(
             f"the key in the EK certificate cannot be read: {error}",
             "certificates that name the key as RSAES-OAEP are not supported; use the chip's ECC EK",
@@ -136,7 +140,7 @@ def verify_ek_chain(
     )
     try:
         policy.build_client_verifier().verify(leaf, list(intermediates))
-    except (verification.VerificationError, ValueError) as error:
+    except (verification.VerificationError, *CERTIFICATE_FAULTS) as error:
         raise EndorsementError(
             f"the EK certificate does not chain to a configured root: {error}",
             "add the TPM maker's root to [authority] ek_roots and its intermediates to ek_intermediates",
