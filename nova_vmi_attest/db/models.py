@@ -132,13 +132,14 @@ class ChallengeRow(Base):
 
 
 class ResultRow(Base):
-    """The newest signed result of a host."""
+    """The newest signed result of a host. ``reasons`` is JSON for people; the token says the same, signed."""
 
     __tablename__ = "results"
 
     host: Mapped[str] = mapped_column(String(255), primary_key=True)
     sequence: Mapped[int] = mapped_column(BigInteger())
     verdict: Mapped[str] = mapped_column(String(16))
+    reasons: Mapped[str] = mapped_column(Text(TOKEN_BYTES))
     issued: Mapped[int] = mapped_column(BigInteger())
     expires: Mapped[int] = mapped_column(BigInteger())
     token: Mapped[str] = mapped_column(Text(TOKEN_BYTES))

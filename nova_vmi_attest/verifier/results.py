@@ -41,6 +41,7 @@ class StoredResult:
     host: str
     sequence: int
     verdict: Verdict
+    reasons: tuple[Reason, ...]
     issued: int
     expires: int
     token: str
@@ -71,54 +72,19 @@ class Change:
     reasons: tuple[Reason, ...]
 
 
-class Results:
-    """Signs and keeps results.
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """An accepted batch, encoded, and the log PCR before its last quoted record."""
 
-    :param lifetime: seconds for which a result is valid.
-    :param history_days: how long changes are kept.
-    """
+    batch: bytes
+    pcr_before: bytes
 
-    def __init__(
-        self,
-        database: Database,
-        key: EllipticCurvePrivateKey,
-        audience: str,
-        lifetime: int,
-        history_days: int,
-    ) -> None:
+
+class ResultReader:
+    """Reads what is stored; needs no key."""
+
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._key = key
-        self._audience = audience
-        self._lifetime = lifetime
-        self._history = history_days * _DAY
-
-    def record(self, session: Session, appraisal: Appraisal, now: int) -> str:
-        """Make, sign and store the result of an attributed appraisal, within the caller's transaction.
-
-        :returns: the token to publish after the transaction.
-        :raises ResultError: when the result cannot be signed.
-        """
-        host = appraisal.host.host
-        row = session.get(models.ResultRow, host, with_for_update=True)
-        result = AttestationResult(
-            host=appraisal.host,
-            guests=appraisal.guests,
-            issued=now,
-            expires=now + self._lifetime,
-            sequence=row.sequence + 1 if row else 1,
-        )
-        token = self._sign(result)
-        previous = Verdict(row.verdict) if row else None
-        if previous is not result.host.verdict:
-            session.add(_change(now, "host", host, host, previous, result.host))
-        if row is None:
-            row = models.ResultRow(host=host)
-            session.add(row)
-        row.sequence, row.verdict, row.token = result.sequence, result.host.verdict.value, token
-        row.issued, row.expires = result.issued, result.expires
-        self._record_guests(session, result)
-        session.execute(delete(models.VerdictChange).where(models.VerdictChange.at < now - self._history))
-        return token
 
     def newest(self, host: str) -> StoredResult | None:
         """The newest result of one host, valid or not."""
@@ -152,6 +118,64 @@ class Results:
             statement = statement.where(models.VerdictChange.subject == subject)
         with self._database.reader() as session:
             return tuple(_stored_change(row) for row in session.scalars(statement))
+
+    def batch_of(self, guest: uuid.UUID) -> StoredBatch | None:
+        """The newest accepted batch of the host that showed the guest last."""
+        with self._database.reader() as session:
+            row = session.get(models.GuestResultRow, str(guest))
+            batch = session.get(models.BatchRow, row.host) if row else None
+            return StoredBatch(batch.batch, bytes.fromhex(batch.pcr_before)) if batch else None
+
+
+class Results(ResultReader):
+    """Signs and keeps results.
+
+    :param lifetime: seconds for which a result is valid.
+    :param history_days: how long changes are kept.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        key: EllipticCurvePrivateKey,
+        audience: str,
+        lifetime: int,
+        history_days: int,
+    ) -> None:
+        super().__init__(database)
+        self._key = key
+        self._audience = audience
+        self._lifetime = lifetime
+        self._history = history_days * _DAY
+
+    def record(self, session: Session, appraisal: Appraisal, now: int) -> str:
+        """Make, sign and store the result of an attributed appraisal, within the caller's transaction.
+
+        :returns: the token to publish after the transaction.
+        :raises ResultError: when the result cannot be signed.
+        """
+        host = appraisal.host.host
+        row = session.get(models.ResultRow, host, with_for_update=True)
+        result = AttestationResult(
+            host=appraisal.host,
+            guests=appraisal.guests,
+            issued=now,
+            expires=now + self._lifetime,
+            sequence=row.sequence + 1 if row else 1,
+        )
+        token = self._sign(result)
+        previous = Verdict(row.verdict) if row else None
+        if previous is not result.host.verdict:
+            session.add(_change(now, "host", host, host, previous, result.host))
+        if row is None:
+            row = models.ResultRow(host=host)
+            session.add(row)
+        row.sequence, row.verdict, row.token = result.sequence, result.host.verdict.value, token
+        row.reasons = _encode(result.host.reasons)
+        row.issued, row.expires = result.issued, result.expires
+        self._record_guests(session, result)
+        session.execute(delete(models.VerdictChange).where(models.VerdictChange.at < now - self._history))
+        return token
 
     def _sign(self, result: AttestationResult) -> str:
         try:
@@ -210,7 +234,9 @@ def _decode(text: str) -> tuple[Reason, ...]:
 
 
 def _stored(row: models.ResultRow) -> StoredResult:
-    return StoredResult(row.host, row.sequence, Verdict(row.verdict), row.issued, row.expires, row.token)
+    return StoredResult(
+        row.host, row.sequence, Verdict(row.verdict), _decode(row.reasons), row.issued, row.expires, row.token
+    )
 
 
 def _stored_guest(row: models.GuestResultRow) -> StoredGuest:

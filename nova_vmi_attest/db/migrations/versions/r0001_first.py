@@ -89,6 +89,7 @@ def _results() -> None:
         sa.Column("host", sa.String(255), primary_key=True),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("verdict", sa.String(16), nullable=False),
+        sa.Column("reasons", _TOKEN, nullable=False),
         sa.Column("issued", sa.BigInteger(), nullable=False),
         sa.Column("expires", sa.BigInteger(), nullable=False),
         sa.Column("token", _TOKEN, nullable=False),

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nova-vmi-attest-manage``: what an operator, and a tenant with a proof, does from the command line.
+
+One noun a module; each adds its parser and says which function carries a verb out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from oslo_log import log
+
+from nova_vmi_attest import conf as configuration
+from nova_vmi_attest.cmd.manage import ca, db, hosts, keys, proof, references, results
+from nova_vmi_attest.cmd.manage.context import Context
+from nova_vmi_attest.errors import AttestError
+
+PROGRAM = "nova-vmi-attest-manage"
+_NOUNS = (db, keys, ca, references, hosts, results, proof)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command; the exit status is 0, 1 for an error that is explained, 2 for wrong usage."""
+    args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        options = [f"--config-file={name}" for name in args.config_file]
+        conf = configuration.load(options, PROGRAM)
+        conf.set_override("use_stderr", True)
+        log.set_defaults(default_log_levels=["alembic=WARNING", *log.get_default_log_levels()])
+        log.setup(conf, PROGRAM)
+        args.run(args, Context(conf, args.json))
+    except AttestError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON")
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Administer attestation of Nova guests.")
+    parser.add_argument(
+        "--config-file", action="append", default=[], metavar="PATH",
+        help="read this configuration file (repeatable) instead of the usual ones",
+    )  # fmt: skip
+    nouns = parser.add_subparsers(metavar="NOUN", required=True)
+    for noun in _NOUNS:
+        noun.add_parser(nouns, common)
+    return parser

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``proof``: cut one guest's evidence out for its owner, and verify it offline as that owner would."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from nova_vmi_attest.cmd.manage.context import CommandError, Context, Nouns, read_file
+from nova_vmi_attest.evidence.batch import Batch
+from nova_vmi_attest.evidence.measurement import Measurement
+from nova_vmi_attest.evidence.measurement_codec import encode_measurement
+from nova_vmi_attest.evidence.proof import MAX_PROOF_BYTES, GuestProof, make_proof, verify_proof
+from nova_vmi_attest.verifier.results import ResultReader
+
+_MAX_CERTIFICATES = 1 << 20
+
+
+def add_parser(nouns: Nouns, common: argparse.ArgumentParser) -> None:
+    """Add the noun and its verbs."""
+    noun = nouns.add_parser("proof", help="one guest's evidence, for its owner")
+    verbs = noun.add_subparsers(metavar="VERB", required=True)
+    export = verbs.add_parser("export", parents=[common], help="write the newest proof of a guest to a file")
+    export.add_argument("guest", help="UUID of the guest")
+    export.add_argument("file", type=Path, help="must not exist")
+    export.set_defaults(run=_export)
+    verify = verbs.add_parser(
+        "verify", parents=[common], help="verify a proof; needs no service and no database"
+    )
+    verify.add_argument("file", type=Path)
+    verify.add_argument(
+        "--ca", type=Path, required=True, metavar="FILE", help="the authority's certificates (PEM)"
+    )
+    verify.add_argument("--nonce", required=True, metavar="HEX", help="the nonce that was asked with")
+    verify.add_argument(
+        "--at", metavar="TIME", help="when the proof was made (ISO 8601), for one whose certificate has ended"
+    )
+    verify.set_defaults(run=_verify)
+
+
+def _export(args: argparse.Namespace, context: Context) -> None:
+    try:
+        guest = uuid.UUID(args.guest)
+    except ValueError as error:
+        raise CommandError(f"{args.guest!r} is not a UUID") from error
+    stored = ResultReader(context.database()).batch_of(guest)
+    if stored is None:
+        raise CommandError(f"no evidence of guest {guest} is kept", "see 'result list'")
+    proof = make_proof(Batch.decode(stored.batch), guest, stored.pcr_before)
+    _write(args.file, proof.encode())
+    nonces = [nonce.hex() for nonce in proof.nonces]
+    context.done(
+        f"wrote {args.file}: guest {guest} on host {proof.host}, nonces {', '.join(nonces)}",
+        file=str(args.file),
+        guest=str(guest),
+        host=proof.host,
+        nonces=nonces,
+    )
+
+
+def _verify(args: argparse.Namespace, context: Context) -> None:
+    proof = GuestProof.decode(read_file(args.file, MAX_PROOF_BYTES))
+    measurement = verify_proof(proof, _authorities(args.ca), _nonce(args.nonce), _moment(args.at))
+    if context.as_json:
+        context.json(
+            {
+                "guest": str(proof.guest),
+                "host": proof.host,
+                "log_record": proof.entry.recnum,
+                "measurement": encode_measurement(measurement),
+            }
+        )
+    else:
+        context.record(
+            {"proof": "valid", "guest": str(proof.guest), "host": proof.host, **_facts(measurement)}
+        )
+
+
+def _facts(measurement: Measurement) -> dict[str, Any]:
+    """What the proof shows, for people: facts, not a verdict."""
+    integrity = measurement.integrity
+    checks = [f"{check.check}: {check.outcome}" for check in integrity.checks]
+    findings = [
+        f"{finding.check}: {finding.symbol}+{finding.offset:#x}, {finding.length} bytes, {finding.detail}"
+        for check in integrity.checks
+        for finding in check.findings
+    ]
+    return {
+        "status": " ".join(
+            filter(None, (integrity.status.value, integrity.reason and integrity.reason.value))
+        ),
+        "kernel": integrity.kernel.release if integrity.kernel else None,
+        "reference": integrity.kernel.reference if integrity.kernel else None,
+        "code_bytes": integrity.code_bytes,
+        "unexplained_bytes": integrity.unexplained_bytes,
+        "modules": len(integrity.modules),
+        "processes": len(measurement.inventory.processes),
+        "checks": checks,
+        "findings": findings,
+    }
+
+
+def _authorities(path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(read_file(path, _MAX_CERTIFICATES))
+    except ValueError as error:
+        raise CommandError(f"{path} holds no readable certificate: {error}") from error
+
+
+def _nonce(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise CommandError("the nonce is not hexadecimal") from error
+
+
+def _moment(text: str | None) -> float:
+    if text is None:
+        return time.time()
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise CommandError(f"{text!r} is not a time like 2026-01-31T12:00:00Z") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}") from error
