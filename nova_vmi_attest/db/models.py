@@ -120,11 +120,12 @@ class HostState(Base):
 
 
 class ChallengeRow(Base):
-    """A challenge that has not been answered yet; the row is deleted by the answer."""
+    """A challenge that has not been answered yet; the row is deleted by the answer. ``id`` orders them."""
 
     __tablename__ = "challenges"
 
-    nonce: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    nonce: Mapped[str] = mapped_column(String(64), unique=True)
     host: Mapped[str] = mapped_column(String(255), index=True)
     since: Mapped[int] = mapped_column(BigInteger())
     issued: Mapped[int] = mapped_column(BigInteger())

@@ -36,8 +36,8 @@ class Challenges:
         self._lifetime = lifetime
         self._per_host = per_host
 
-    def create(self, host: str, since: int, now: int) -> str:
-        """A new signed challenge.
+    def create(self, host: str, since: int, now: int) -> tuple[str, bytes]:
+        """A new signed challenge, and its nonce.
 
         :param since: number of the first log record that is wanted.
         :param now: seconds since 1970.
@@ -53,7 +53,7 @@ class Challenges:
                     nonce=challenge.nonce.hex(), host=host, since=since, issued=now, expires=challenge.expires
                 )
             )
-        return token
+        return token, challenge.nonce
 
     def open_nonces(self, host: str, now: int) -> frozenset[bytes]:
         """The nonces that this host may still answer; reading them closes nothing."""
@@ -71,8 +71,8 @@ class Challenges:
         count = session.scalar(select(func.count()).select_from(row).where(row.host == host)) or 0
         surplus = count - self._per_host + 1
         if surplus > 0:
-            oldest = select(row.nonce).where(row.host == host).order_by(row.issued, row.nonce).limit(surplus)
-            session.execute(delete(row).where(row.nonce.in_(session.scalars(oldest).all())))
+            oldest = select(row.id).where(row.host == host).order_by(row.id).limit(surplus)
+            session.execute(delete(row).where(row.id.in_(session.scalars(oldest).all())))
 
 
 def close(session: Session, host: str, nonces: Iterable[bytes], now: int) -> bool:
@@ -82,11 +82,9 @@ def close(session: Session, host: str, nonces: Iterable[bytes], now: int) -> boo
     """
     row = models.ChallengeRow
     answered = row.nonce.in_([nonce.hex() for nonce in nonces])
-    newest = session.scalar(
-        select(func.max(row.issued)).where(row.host == host, row.expires >= now, answered).with_for_update()
-    )
+    newest = session.scalar(select(func.max(row.id)).where(row.host == host, row.expires >= now, answered))
     if newest is None:
         return False
     closed = affected(session, delete(row).where(row.host == host, answered))
-    session.execute(delete(row).where(row.host == host, row.issued <= newest))
+    session.execute(delete(row).where(row.host == host, row.id < newest))
     return bool(closed)

@@ -91,6 +91,12 @@ class Hosts:
             )
             return bool(affected(session, statement))
 
+    def challenged(self, name: str, now: int) -> None:
+        """Note that the host was challenged out of turn."""
+        row = models.KnownHost
+        with self._database.writer() as session:
+            session.execute(update(row).where(row.name == name).values(challenged_at=now))
+
     def note_error(self, name: str, message: str) -> None:
         """Keep the reason why evidence in the name of a known host was refused."""
         row = models.KnownHost

@@ -100,22 +100,31 @@ class Rounds:
             raise EvidenceError(f"the certificate is one of host {named.host}")
         if self._hosts.remember(host, named.ek_digest, certificate, now):
             LOG.info("host %s announced itself (TPM %s)", host, named.ek_digest[:16])
-            known = self._hosts.get(host)
-            if known is not None:
-                self.challenge(known, now)
+            self.challenge(host, now)
 
-    def challenge(self, host: KnownHost, now: int) -> bool:
+    def challenge_in_turn(self, host: KnownHost, now: int) -> None:
         """Challenge a host, unless another verifier took the turn since ``host`` was read.
 
         :raises AttestError: when nothing can be stored; :class:`oslo_messaging.MessagingException` when the
             bus is away.
         """
-        if not self._hosts.claim(host, now):
-            return False
-        token = self._challenges.create(host.name, self._hosts.since(host.name), now)
-        self._attesters.attest(host.name, token)
-        LOG.debug("host %s was challenged", host.name)
-        return True
+        if self._hosts.claim(host, now):
+            self._send_challenge(host.name, now)
+
+    def challenge(self, host: str, now: int) -> bytes:
+        """Challenge a host at once; returns the nonce. Raises as :meth:`challenge_in_turn`."""
+        self._hosts.challenged(host, now)
+        return self._send_challenge(host, now)
+
+    def is_open(self, host: str, nonce: bytes, now: int) -> bool:
+        """Whether a challenge still waits for its answer."""
+        return nonce in self._challenges.open_nonces(host, now)
+
+    def _send_challenge(self, host: str, now: int) -> bytes:
+        token, nonce = self._challenges.create(host, self._hosts.since(host), now)
+        self._attesters.attest(host, token)
+        LOG.debug("host %s was challenged", host)
+        return nonce
 
     def submit(self, encoded: str, now: int) -> None:
         """Take in one batch of evidence.

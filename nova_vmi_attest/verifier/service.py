@@ -64,6 +64,7 @@ class VerifierService:
         self._stopped = threading.Event()
         self._cleanup = contextlib.ExitStack()
         self._late: set[str] = set()
+        self._asked: dict[str, bytes] = {}
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts, transport: oslo_messaging.Transport) -> VerifierService:
@@ -98,10 +99,9 @@ class VerifierService:
 
         :raises VerifierError: when it never announced itself.
         """
-        known = self._hosts.get(host)
-        if known is None:
+        if self._hosts.get(host) is None:
             raise VerifierError(f"host {host} never announced itself", "start nova-vmi-attest-agent on it")
-        self._rounds.challenge(known, int(time.time()))
+        self._asked[host] = self._rounds.challenge(host, int(time.time()))
 
     def sequence(self, host: str) -> int:
         """The number of the newest result of a host; 0 when there is none."""
@@ -111,13 +111,15 @@ class VerifierService:
     def wait_for_result(self, host: str, after_sequence: int, timeout: float) -> AttestationResult:
         """The newest result of a host, once its number is above ``after_sequence``.
 
+        After :meth:`challenge` it is the answer to that challenge, or to a later one.
+
         :param timeout: seconds to wait at most.
         :raises VerifierError: when none came in time, with the last error in the host's name.
         """
         deadline = time.monotonic() + timeout
         while True:
             newest = self._results.newest(host)
-            if newest is not None and newest.sequence > after_sequence:
+            if newest is not None and newest.sequence > after_sequence and not self._is_asked(host):
                 public = [self._key.public_key()]
                 return verify_result(newest.token, public, self._conf.verifier.audience, newest.issued)
             left = deadline - time.monotonic()
@@ -126,6 +128,10 @@ class VerifierService:
                 cause = known.last_error if known and known.last_error else "it did not answer"
                 raise VerifierError(f"host {host} gave no new result within {timeout:.0f} s: {cause}")
             self._rounds.wait_for_change(min(left, _TICK))
+
+    def _is_asked(self, host: str) -> bool:
+        nonce = self._asked.get(host)
+        return nonce is not None and self._rounds.is_open(host, nonce, int(time.time()))
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         options = self._conf.verifier
@@ -178,7 +184,7 @@ class VerifierService:
                 for host in self._hosts.all():
                     self._watch(host, now)
                     if self._is_due(host, now):
-                        self._rounds.challenge(host, now)
+                        self._rounds.challenge_in_turn(host, now)
             except (AttestError, oslo_messaging.MessagingException) as error:
                 LOG.error("hosts cannot be challenged: %s", error)
             except Exception:

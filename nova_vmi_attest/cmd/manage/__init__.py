@@ -10,8 +10,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from oslo_log import log
-
 from nova_vmi_attest import conf as configuration
 from nova_vmi_attest.cmd.manage import ca, db, hosts, keys, proof, references, results
 from nova_vmi_attest.cmd.manage.context import Context
@@ -27,9 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = [f"--config-file={name}" for name in args.config_file]
         conf = configuration.load(options, PROGRAM)
-        conf.set_override("use_stderr", True)
-        log.set_defaults(default_log_levels=["alembic=WARNING", *log.get_default_log_levels()])
-        log.setup(conf, PROGRAM)
         args.run(args, Context(conf, args.json))
     except AttestError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)

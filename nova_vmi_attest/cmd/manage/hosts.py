@@ -26,7 +26,7 @@ def add_parser(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     )
     register.add_argument("name", help="the host as Nova names it")
     register.add_argument(
-        "--ek-certificate", type=Path, required=True, metavar="FILE",
+        "ek_certificate", type=Path, metavar="EK_CERTIFICATE",
         help="certificate of the TPM's endorsement key (PEM or DER), read on the host itself",
     )  # fmt: skip
     register.set_defaults(run=_register)

@@ -75,7 +75,8 @@ def _hosts() -> None:
     )
     op.create_table(
         "challenges",
-        sa.Column("nonce", sa.String(64), primary_key=True),
+        sa.Column("id", _ROW_ID, primary_key=True, autoincrement=True),
+        sa.Column("nonce", sa.String(64), nullable=False, unique=True),
         sa.Column("host", sa.String(255), nullable=False, index=True),
         sa.Column("since", sa.BigInteger(), nullable=False),
         sa.Column("issued", sa.BigInteger(), nullable=False),
