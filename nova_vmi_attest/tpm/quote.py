@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 from types import MappingProxyType
 
 from cryptography.exceptions import InvalidSignature
@@ -46,10 +46,10 @@ class VerifiedQuote:
     safe: bool
     firmware_version: int
     pcrs: Mapping[int, bytes]
-    seal: object = field(repr=False, compare=False)
+    seal: InitVar[object]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
             raise QuoteError("a verified quote comes from verify_quote only")
 
     @property

@@ -18,7 +18,9 @@ scalars = (
     | st.integers()
     | st.floats()
     | st.text(max_size=40)
-    | st.sampled_from(["", "0x0", "0x00", "-1", "AA", "A", "=", "00" * 32, "AA" * 32, 2**53, -1, 2**64, 1e400])
+    | st.sampled_from(
+        ["", "0x0", "0x00", "-1", "AA", "A", "=", "00" * 32, "AA" * 32, 2**53, -1, 2**64, 1e400]
+    )
 )
 json_values = st.recursive(
     scalars,

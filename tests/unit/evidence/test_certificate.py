@@ -42,8 +42,8 @@ def test_wrong_certificates(profile: dict[str, Any], message: str) -> None:
 
 
 def test_ca_must_be_one_and_valid() -> None:
+    no_ca = example.ca_certificate(ca=False)
     with pytest.raises(CertificateError, match="not one of a CA"):
-        no_ca = example.ca_certificate(ca=False)
         verify_ak_certificate(CERTIFICATE, [no_ca], example.HOST, example.NOW)
     with pytest.raises(CertificateError, match="CA certificate is valid from"):
         verify_ak_certificate(CERTIFICATE, [CA], example.HOST, example.NOW + 365 * 86400)
@@ -68,9 +68,8 @@ def test_ca_certificate_is_no_ak_certificate() -> None:
 def test_damaged_certificates_are_refused(data: bytes) -> None:
     try:
         key = verify_ak_certificate(data, [CA], example.HOST, example.NOW)
-    except CertificateError as error:
-        assert error.message
-    else:
-        # An ECDSA signature is not unique, but whatever is accepted was signed by the authority.
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        assert key == example.key("attestation key").public_key()
+    except CertificateError:
+        return
+    # An ECDSA signature is not unique, but whatever is accepted was signed by the authority.
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key == example.key("attestation key").public_key()

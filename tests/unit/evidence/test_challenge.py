@@ -88,8 +88,7 @@ def test_challenges_that_nobody_would_accept_are_not_signed(change: dict[str, ob
 def test_any_signed_claims_are_read_or_refused(claims: object) -> None:
     try:
         token = example.token(claims if isinstance(claims, dict) else {"x": claims}, KEY, challenge.KIND)
-    except EncodingError as error:
-        assert error.message
+    except EncodingError:
         return
     try:
         found, _ = challenge.verify_challenge(token, TRUSTED, example.HOST, NOW)
@@ -112,12 +111,11 @@ def test_binding_is_the_hash_that_is_documented() -> None:
 def test_binding_refuses_all_else(host: str, thumbprint: bytes, nonces: list[bytes]) -> None:
     try:
         made = challenge.binding(host, thumbprint, nonces)
-    except ChallengeError as error:
-        assert error.message
-    else:
-        assert len(made) == 32
-        assert len(thumbprint) == 32
-        assert {len(nonce) for nonce in nonces} == {32}
+    except ChallengeError:
+        return
+    assert len(made) == 32
+    assert len(thumbprint) == 32
+    assert {len(nonce) for nonce in nonces} == {32}
 
 
 @pytest.mark.parametrize("nonces", [[], [bytes(32)] * 2, [n.to_bytes(32, "big") for n in range(257)]])
@@ -128,5 +126,9 @@ def test_binding_needs_different_nonces(nonces: list[bytes]) -> None:
 
 def test_each_part_changes_the_binding() -> None:
     base = ("host", b"\1" * 32, [b"\2" * 32])
-    others = [("hos", *base[1:]), ("host", b"\3" * 32, base[2]), ("host", b"\1" * 32, [b"\2" * 32, b"\4" * 32])]
+    others = [
+        ("hos", *base[1:]),
+        ("host", b"\3" * 32, base[2]),
+        ("host", b"\1" * 32, [b"\2" * 32, b"\4" * 32]),
+    ]
     assert len({challenge.binding(*base), *(challenge.binding(*other) for other in others)}) == 4

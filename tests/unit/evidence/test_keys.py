@@ -119,7 +119,12 @@ def test_key_set() -> None:
 
 def test_other_keys_of_a_set_are_passed_over() -> None:
     member = json.loads(JWKS)["keys"][0]
-    others = [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}, member | {"use": "enc"}, member | {"alg": "ECDH-ES"}, 7]
+    others = [
+        {"kty": "RSA", "n": "AQAB", "e": "AQAB"},
+        member | {"use": "enc"},
+        member | {"alg": "ECDH-ES"},
+        7,
+    ]
     assert keys.decode_jwks(json.dumps({"keys": [*others, member]}).encode()) == (PUBLIC,)
 
 

@@ -52,10 +52,16 @@ integrities = st.builds(
     unexplained_bytes=numbers,
 )
 inventories = st.builds(
-    model.Inventory, st.lists(st.builds(Process, u32, text(64), u32, text(60)), max_size=4).map(tuple), numbers
+    model.Inventory,
+    st.lists(st.builds(Process, u32, text(64), u32, text(60)), max_size=4).map(tuple),
+    numbers,
 )
 measurements = st.builds(
-    Measurement, st.uuids(), integrities, inventories, st.builds(model.Observation, text(64), numbers, numbers)
+    Measurement,
+    st.uuids(),
+    integrities,
+    inventories,
+    st.builds(model.Observation, text(64), numbers, numbers),
 )
 EXAMPLES = (example.healthy(), example.altered(), example.booting())
 
@@ -72,10 +78,9 @@ def test_measurements_survive(measurement: Measurement) -> None:
 def test_changed_measurements_are_read_or_refused(value: Any) -> None:
     try:
         measurement = codec.decode_measurement(value)
-    except EncodingError as error:
-        assert error.message
-    else:
-        assert codec.encode_measurement(measurement) == value
+    except EncodingError:
+        return
+    assert codec.encode_measurement(measurement) == value
 
 
 @bounded
@@ -104,7 +109,9 @@ def test_digests_are_those_that_are_documented() -> None:
 
 def test_sections_change_apart() -> None:
     measurement = example.healthy()
-    later = dataclasses.replace(measurement, observation=dataclasses.replace(measurement.observation, bytes_read=1))
+    later = dataclasses.replace(
+        measurement, observation=dataclasses.replace(measurement.observation, bytes_read=1)
+    )
     before, after = codec.section_digests(measurement), codec.section_digests(later)
     assert [name for name in before if before[name] != after[name]] == ["observation"]
     assert codec.measurement_digest(measurement) != codec.measurement_digest(later)
@@ -138,7 +145,8 @@ CHECK = example.altered().integrity.checks[0]
                 checks=(dataclasses.replace(CHECK, findings=(dataclasses.replace(FINDING, **change),)),)
             )
             for change in (
-                {"address": 2**64}, {"address": -1}, {"expected": bytes(33)}, {"length": -1}, {"symbol": "s" * 257}
+                {"address": 2**64}, {"address": -1}, {"expected": bytes(33)}, {"length": -1},
+                {"symbol": "s" * 257},
             )
         ),
         *(

@@ -100,7 +100,10 @@ def test_a_changed_proof_fails(data: st.DataObject) -> None:
 
 @bounded
 @given(
-    st.binary(max_size=40), st.integers(), st.integers(), st.lists(st.binary(max_size=40), max_size=40),
+    st.binary(max_size=40),
+    st.integers(),
+    st.integers(),
+    st.lists(st.binary(max_size=40), max_size=40),
 )
 def test_arbitrary_proofs_are_refused(leaf: bytes, index: int, size: int, path: list[bytes]) -> None:
     with pytest.raises(MerkleError):

@@ -108,7 +108,9 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(("step", "change"), [(step, change) for step, all_ in STEPS.items() for change in all_])
+@pytest.mark.parametrize(
+    ("step", "change"), [(step, change) for step, all_ in STEPS.items() for change in all_]
+)
 def test_each_step_fails_by_its_name(step: str, change: dict[str, Any]) -> None:
     with pytest.raises(ProofError, match=f"^{step}: "):
         verify(dataclasses.replace(PROOF, **change))
@@ -127,7 +129,7 @@ def test_a_record_of_another_kind() -> None:
 def test_time_and_authority_are_the_callers() -> None:
     with pytest.raises(ProofError, match="step 1, certificate: the AK certificate is valid from"):
         verify(PROOF, now=example.NOW + 8 * 86400)
-    with pytest.raises(ProofError, match="step 1, certificate: .* not signed by a trusted authority"):
+    with pytest.raises(ProofError, match=r"step 1, certificate: .* not signed by a trusted authority"):
         verify(PROOF, ca_certificates=[])
     with pytest.raises(ProofError, match="step 2, nonce"):
         verify(PROOF, nonce=bytes(32))
@@ -139,10 +141,9 @@ def test_no_changed_proof_proves_anything_else(value: Any) -> None:
     try:
         proof = GuestProof.decode(encode(value))
         measurement = verify(proof)
-    except ProofError as error:
-        assert error.message
-    else:
-        assert measurement == example.altered()
+    except ProofError:
+        return
+    assert measurement == example.altered()
 
 
 @bounded
@@ -150,10 +151,9 @@ def test_no_changed_proof_proves_anything_else(value: Any) -> None:
 def test_damaged_proofs_are_refused(data: bytes) -> None:
     try:
         measurement = verify(GuestProof.decode(data))
-    except ProofError as error:
-        assert error.message
-    else:
-        assert measurement == example.altered()
+    except ProofError:
+        return
+    assert measurement == example.altered()
 
 
 def test_large_proofs_are_refused() -> None:
@@ -169,11 +169,18 @@ def test_large_proofs_are_refused() -> None:
         (BATCH, uuid.UUID(int=1), BEFORE, "has no guest"),
         (BATCH, example.HEALTHY, bytes(32), "does not lead to the quoted value"),
         (BATCH, example.HEALTHY, b"", "does not lead to the quoted value"),
-        (dataclasses.replace(BATCH, guests=BATCH.guests[:2]), example.HEALTHY, BEFORE, "not that of its guests"),
+        (
+            dataclasses.replace(BATCH, guests=BATCH.guests[:2]),
+            example.HEALTHY,
+            BEFORE,
+            "not that of its guests",
+        ),
         (dataclasses.replace(BATCH, entries=()), example.HEALTHY, BEFORE, "no batch record"),
         (dataclasses.replace(BATCH, nonces=()), example.HEALTHY, BEFORE, "no proof of guest"),
     ],
 )
-def test_no_proof_of_what_does_not_hold_together(batch: Any, guest: uuid.UUID, before: bytes, message: str) -> None:
+def test_no_proof_of_what_does_not_hold_together(
+    batch: Any, guest: uuid.UUID, before: bytes, message: str
+) -> None:
     with pytest.raises(ProofError, match=message):
         make_proof(batch, guest, before)

@@ -121,7 +121,9 @@ def test_no_verdict_is_promoted_by_its_status() -> None:
         {"ear.trustworthiness-vector": {"executables": 2}},
         {module.PRIVATE: submods[name][module.PRIVATE] | {"verdict": "trusted"}},
     ):
-        token = example.token(CLAIMS | {"submods": submods | {name: submods[name] | change}}, KEY, module.KIND)
+        token = example.token(
+            CLAIMS | {"submods": submods | {name: submods[name] | change}}, KEY, module.KIND
+        )
         with pytest.raises(ResultError, match="contradict"):
             verify(token)
 
@@ -137,12 +139,10 @@ def test_too_many_guests() -> None:
 def test_any_signed_claims_are_read_or_refused(claims: Any) -> None:
     try:
         token = example.token(claims if isinstance(claims, dict) else {"x": claims}, KEY, module.KIND)
-    except EncodingError as error:
-        assert error.message
+    except EncodingError:
         return
     try:
         found = verify(token)
-    except ResultError as error:
-        assert error.message
-    else:
-        assert verify(sign_result(found, KEY, example.AUDIENCE)) == found
+    except ResultError:
+        return
+    assert verify(sign_result(found, KEY, example.AUDIENCE)) == found
