@@ -80,6 +80,11 @@ class LibvirtGuest:
         self.console.wait_for("GUEST-UP", timeout)
         return self
 
+    def ram_files(self) -> list[Path]:
+        """The files that hold the guest's RAM, none when it is anonymous."""
+        mapped = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
+        return sorted({Path(line.split(maxsplit=5)[5]) for line in mapped if line.endswith("/pc.ram")})
+
     def shell(self, line: str, timeout: float = 60.0) -> str:
         """Run one line in the guest and return what it printed (see Console.shell)."""
         return self.console.shell(line, timeout)

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from nova_vmi_attest import conf as configuration
-from nova_vmi_attest.cmd.manage import ca, db, hosts, keys, proof, references, results
+from nova_vmi_attest.cmd.manage import ca, db, hosts, keys, proof, references, results, tpm
 from nova_vmi_attest.cmd.manage.context import Context
 from nova_vmi_attest.errors import AttestError
 
 PROGRAM = "nova-vmi-attest-manage"
-_NOUNS = (db, keys, ca, references, hosts, results, proof)
+_NOUNS = (db, keys, ca, references, tpm, hosts, results, proof)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
