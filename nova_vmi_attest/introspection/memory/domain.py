@@ -21,6 +21,7 @@ from nova_vmi_attest.introspection.memory.base import (
     ReaderError,
     UnsupportedLayout,
 )
+from nova_vmi_attest.introspection.memory.command_line import layout_override
 from nova_vmi_attest.introspection.memory.layout import guest_ranges, machine_family
 
 MAX_XML = 4 << 20
@@ -200,16 +201,6 @@ def _obstacle(root: Element, size: int) -> str:
         return "its NUMA cells do not add up to its memory"
     arguments = [argument.get("value", "") for argument in root.iterfind("{*}commandline/{*}arg")]
     return layout_override(arguments)
-
-
-def layout_override(arguments: list[str]) -> str:
-    """Which of QEMU's ``arguments`` moves RAM away from where the machine type puts it, or nothing."""
-    for argument in arguments:
-        for word in ("max-ram-below-4g", "pc-dimm", "nvdimm", "virtio-mem", "virtio-pmem", "sgx-epc"):
-            # Anchored so that a guest's own name or kernel command line is not mistaken for an option.
-            if argument.startswith(f"{word},") or f",{word}=" in argument or f'"driver":"{word}' in argument:
-                return f"QEMU was started with {word}"
-    return ""
 
 
 def _hotplug(root: Element, size: int) -> int:

@@ -30,6 +30,7 @@ from nova_vmi_attest.introspection.memory.ram_file import RamFile, RamFileMemory
 
 MAX_SEGMENTS = 1 << 16
 MAX_ADDRESS = 1 << 52
+OUTSIDE_LEGACY = (MemoryRange(0, LEGACY_START, 0), MemoryRange(LEGACY_END, MAX_ADDRESS, LEGACY_END))
 
 _ELF_MAGIC = b"\x7fELF"
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -57,10 +58,13 @@ class DumpMemory(RamFileMemory):
 
     @classmethod
     def open(cls, domain: DomainMemory) -> DumpMemory:
-        """:raises DumpError: as :meth:`of_file`."""
+        """Open ``domain.dump``.
+
+        :raises ReaderError: as :meth:`of_file` and :meth:`~.domain.DomainMemory.ranges`.
+        """
         if not domain.dump:
             raise DumpError(f"there is no dump of guest {domain.uuid}")
-        domain.require_readable()
+        domain.ranges()
         return cls.of_file(domain.dump, domain.machine, domain.size)
 
     @classmethod
@@ -69,9 +73,9 @@ class DumpMemory(RamFileMemory):
     ) -> DumpMemory:
         """Open an ELF core or a raw image.
 
-        :param machine: machine type of a raw image's guest; an ELF core needs none.
-        :param size: bytes of RAM of the guest. Give it if known: a file of that size is raw whatever is
-            in it.
+        :param machine: machine type of the guest.
+        :param size: bytes of RAM of the guest. Without it, a raw image is taken for a core if the guest made
+            it look like one, and the firmware and device memory that a core holds count as RAM.
         :raises DumpError: it cannot be read as either.
         :raises UnsupportedLayout: a raw image of a machine whose layout is not known.
         """
@@ -83,10 +87,10 @@ class DumpMemory(RamFileMemory):
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise DumpError(f"dump {os.fspath(path)!r} is not a regular file")
-            # The first page of a raw image is the guest's own: magic in it counts only when the size is not
-            # known.
+            # The first page of a raw image is the guest's own: what it says counts only if nothing else does.
             if found.st_size != size and os.pread(descriptor, 4, 0) == _ELF_MAGIC:
-                ranges: Sequence[MemoryRange] = core_ranges(descriptor, found.st_size)
+                allowed = OUTSIDE_LEGACY if size is None else guest_ranges(machine_family(machine), size)
+                ranges: Sequence[MemoryRange] = core_ranges(descriptor, found.st_size, allowed)
             elif size in (None, found.st_size):
                 ranges = guest_ranges(machine_family(machine), found.st_size)
             else:
@@ -102,8 +106,13 @@ class DumpMemory(RamFileMemory):
             raise
 
 
-def core_ranges(descriptor: int, size: int) -> tuple[MemoryRange, ...]:
-    """The RAM in an ELF core of ``size`` bytes; offsets are into the file. The VGA and ROM area is left out.
+def core_ranges(
+    descriptor: int, size: int, allowed: Sequence[MemoryRange] = OUTSIDE_LEGACY
+) -> tuple[MemoryRange, ...]:
+    """The RAM in an ELF core of ``size`` bytes; offsets are into the file.
+
+    Only ``allowed`` addresses count: QEMU also writes its firmware and the RAM of devices. ``allowed`` has
+    few ranges.
 
     :raises DumpError: it is malformed, cut, not of an x86-64 machine, or its segments overlap.
     """
@@ -129,7 +138,7 @@ def core_ranges(descriptor: int, size: int) -> tuple[MemoryRange, ...]:
                 raise DumpError("a segment of the ELF core does not hold whole pages of memory")
             if offset + stored > size:
                 raise DumpError("the ELF core is cut within its memory")
-            ranges += _without_legacy(MemoryRange(address, address + stored, offset))
+            ranges += _within(MemoryRange(address, address + stored, offset), allowed)
     return _joined(ranges)
 
 
@@ -141,11 +150,11 @@ def _extended_count(descriptor: int, sections: int, entry: int) -> int:
     return int(_SECTION.unpack(data)[7])
 
 
-def _without_legacy(ram: MemoryRange) -> list[MemoryRange]:
-    """What lies outside 0xa0000-0xfffff, see :mod:`.layout`."""
+def _within(ram: MemoryRange, allowed: Sequence[MemoryRange]) -> list[MemoryRange]:
+    """The parts of ``ram`` at addresses of ``allowed``."""
     parts = []
-    for start, end in ((0, LEGACY_START), (LEGACY_END, MAX_ADDRESS)):
-        first, last = max(ram.start, start), min(ram.end, end)
+    for other in allowed:
+        first, last = max(ram.start, other.start), min(ram.end, other.end)
         if first < last:
             parts.append(MemoryRange(first, last, ram.offset + first - ram.start))
     return parts

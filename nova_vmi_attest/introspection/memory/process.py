@@ -32,7 +32,8 @@ from nova_vmi_attest.introspection.memory.base import (
 )
 from nova_vmi_attest.introspection.memory.domain import DomainMemory, Source
 from nova_vmi_attest.introspection.memory.layout import PAGE, clip
-from nova_vmi_attest.introspection.memory.qemu import QemuProcess, RamMapping
+from nova_vmi_attest.introspection.memory.mappings import RamMapping
+from nova_vmi_attest.introspection.memory.qemu import QemuProcess
 from nova_vmi_attest.introspection.memory.ram_file import MAX_EXTENTS
 
 CHUNK = 1 << 20
@@ -180,7 +181,7 @@ class ProcessMemory(GuestMemory):
 
 
 def _append_runs(extents: list[tuple[int, int]], present: np.ndarray, index: int) -> None:
-    """Add the runs of true in ``present``, whose first element is page ``index``; what is adjacent is joined."""
+    """Add the runs of true in ``present``, which begins with page ``index``; what is adjacent is joined."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], present, [False])).astype(np.int8)))
     for start, end in ((edges + index) * PAGE).reshape(-1, 2).tolist():
         if extents and extents[-1][1] == start:

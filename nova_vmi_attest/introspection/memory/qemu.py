@@ -8,31 +8,34 @@ counts only if its executable is QEMU, and two that claim the same domain are re
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import re
 import select
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from nova_vmi_attest.introspection.memory.base import GuestGone, ReaderError, UnsupportedLayout
-from nova_vmi_attest.introspection.memory.domain import DomainMemory, layout_override
+from nova_vmi_attest.introspection.memory.base import (
+    EncryptedMemory,
+    GuestGone,
+    ReaderError,
+    UnsupportedLayout,
+)
+from nova_vmi_attest.introspection.memory.command_line import (
+    layout_override,
+    options,
+    protection,
+    ram_backends,
+)
+from nova_vmi_attest.introspection.memory.domain import DomainMemory
+from nova_vmi_attest.introspection.memory.mappings import Mapping, RamMapping, find_ram, parse_maps
 
 MAX_COMMAND_LINE = 4 << 20
 MAX_MAPS = 64 << 20
 
 _EXECUTABLE = re.compile(r"(qemu-system-[a-z0-9_]+|qemu-kvm)( \(deleted\))?")
-_MAPS_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)")
-_SIZE = re.compile(r"(\d{1,20})([bkmgt]?)b?", re.IGNORECASE)
-_SCALE = {"b": 1, "": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 class QemuProcess:
-    """A running QEMU, held by a pidfd: whatever becomes of its number, it is never mistaken for another
-    process.
-    """
+    """A running QEMU, held by a pidfd, so that it is never mistaken for another process of its number."""
 
     def __init__(self, pid: int) -> None:
         """:raises GuestGone: there is no such process.  :raises ReaderError: it is not QEMU."""
@@ -52,20 +55,23 @@ class QemuProcess:
 
     @classmethod
     def of(cls, domain: DomainMemory) -> QemuProcess:
-        """The process that runs ``domain``: ``domain.pid`` if it is set, else the one started with its uuid
-        and name.
+        """The process that runs ``domain``: ``domain.pid`` if set, else the one with its uuid and name.
 
         :raises GuestGone: none does.
         :raises ReaderError: several claim to.
         """
         if domain.pid is not None:
             return cls(domain.pid)
-        found = [pid for pid in _pids() if _claims(pid, domain.uuid, domain.name)]
+        found = [pid for pid in _pids() if _is_qemu(pid) and _claims(_arguments(pid), domain)]
         if not found:
             raise GuestGone(f"guest {domain.uuid} has no QEMU process")
         if len(found) > 1:
             raise ReaderError(f"guest {domain.uuid} is claimed by several processes: {found[:8]}")
-        return cls(found[0])
+        process = cls(found[0])
+        if not _claims(process.arguments, domain):  # its number went to another guest meanwhile
+            process.close()
+            raise GuestGone(f"guest {domain.uuid} has no QEMU process")
+        return process
 
     def check(self) -> None:
         """:raises GuestGone: the process has ended."""
@@ -92,11 +98,13 @@ class QemuProcess:
         return parse_maps(text)
 
     def ram(self, domain: DomainMemory) -> tuple[RamMapping, ...]:
-        """Where the RAM of ``domain`` is, one mapping for each backend, in the order in which they make up
-        its RAM.
+        """Where the RAM of ``domain`` is: one mapping for each backend, in their order.
 
-        :raises ReaderError: it cannot be told exactly.  :raises GuestGone: the process has ended.
+        :raises ReaderError: it cannot be told exactly, or is protected, or lies elsewhere than usual.
+        :raises GuestGone: the process has ended.
         """
+        if option := protection(self.arguments):
+            raise EncryptedMemory(f"memory of guest {domain.uuid} is protected from its host ({option})")
         if override := layout_override(self.arguments):
             raise UnsupportedLayout(f"memory layout of guest {domain.uuid} is not known: {override}")
         backends = ram_backends(self.arguments, domain.size)
@@ -109,201 +117,15 @@ class QemuProcess:
             self._pidfd = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
-    """One line of /proc/PID/maps; neighbours that continue each other are joined. ``device`` is an
-    ``st_dev``.
-    """
-
-    start: int
-    end: int
-    permissions: str
-    offset: int
-    device: int
-    inode: int
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class RamBackend:
-    """What QEMU was told to use as RAM: ``kind`` is ram, file or memfd."""
-
-    kind: str
-    size: int
-    path: str = ""
-    preallocated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RamMapping:
-    """A backend at ``address`` of the QEMU process. ``device`` and ``inode`` are 0 unless a shared file holds
-    it.
-    """
-
-    address: int
-    size: int
-    device: int
-    inode: int
-    path: str
-    preallocated: bool
-
-
-def parse_maps(text: str) -> tuple[Mapping, ...]:
-    """Parse /proc/PID/maps, joining neighbours that are one mapping which the kernel split."""
-    joined: list[Mapping] = []
-    for line in text.splitlines():
-        found = _MAPS_LINE.fullmatch(line)
-        if not found:
-            raise ReaderError("a line of the process's mappings is malformed")
-        start, end, offset, major, minor = (int(found[group], 16) for group in (1, 2, 4, 5, 6))
-        part = Mapping(start, end, found[3], offset, os.makedev(major, minor), int(found[7]), found[8])
-        if joined and _continues(joined[-1], part):
-            last = joined.pop()
-            part = Mapping(last.start, end, last.permissions, last.offset, last.device, last.inode, last.path)
-        joined.append(part)
-    return tuple(joined)
-
-
-def _continues(last: Mapping, part: Mapping) -> bool:
-    return (
-        last.end == part.start
-        and (last.permissions, last.device, last.inode, last.path)
-        == (part.permissions, part.device, part.inode, part.path)
-        and (last.inode == 0 or last.offset + last.end - last.start == part.offset)
-    )
-
-
-def find_ram(backends: Sequence[RamBackend], mappings: Sequence[Mapping]) -> tuple[RamMapping, ...]:
-    """The mapping of each backend: of exactly its size, and the only one that it can be.
-
-    :raises ReaderError: none or several fit, e.g. anonymous cells of the same size, or a mapping that the
-        kernel merged with a neighbour.
-    """
-    found = []
-    for backend in backends:
-        fitting = [mapping for mapping in mappings if _fits(backend, mapping)]
-        if len(fitting) != 1:
-            raise ReaderError(
-                f"{len(fitting)} mappings of QEMU could be its {backend.kind} RAM of {backend.size} bytes",
-                "use file-backed memory (memoryBacking source type file, access mode shared)",
-            )
-        shared = fitting[0].permissions[3] == "s"
-        found.append(
-            RamMapping(
-                address=fitting[0].start,
-                size=backend.size,
-                device=fitting[0].device if shared else 0,
-                inode=fitting[0].inode if shared else 0,
-                path=fitting[0].path,
-                preallocated=backend.preallocated,
-            )
-        )
-    if len({mapping.address for mapping in found}) != len(found):
-        raise ReaderError("two RAM backends of the QEMU process cannot be told apart")
-    return tuple(found)
-
-
-def _fits(backend: RamBackend, mapping: Mapping) -> bool:
-    if mapping.end - mapping.start != backend.size or not mapping.permissions.startswith("rw-"):
-        return False
-    path = mapping.path.removesuffix(" (deleted)")
-    if mapping.offset and mapping.inode:
-        return False
-    if backend.kind == "file":  # a directory stands for a file that QEMU makes in it and deletes at once
-        return path == backend.path or path.startswith(f"{backend.path.rstrip('/')}/qemu_back_mem.")
-    if backend.kind == "memfd":
-        return path.startswith("/memfd:")
-    return path in ("", "/dev/zero") or path.startswith("/memfd:")
-
-
-def ram_backends(arguments: Sequence[str], size: int) -> tuple[RamBackend, ...]:
-    """The backends that make up ``size`` bytes of RAM, in order, from QEMU's command line.
-
-    :raises ReaderError: the command line and ``size`` contradict each other, or it cannot be understood.
-    """
-    objects: dict[str, RamBackend] = {}
-    cells: dict[int, str] = {}
-    whole = ""
-    stated = 0
-    for option, value in itertools.pairwise(arguments):
-        if option == "-object" and "memory-backend-" in value:
-            name, backend = _backend(_options(value, "qom-type"))
-            objects[name] = backend
-        elif option in ("-machine", "-M"):
-            whole = _options(value, "type").get("memory-backend", whole)
-        elif option == "-numa":
-            fields = _options(value, "type")
-            if "memdev" in fields:
-                cells[_number(fields.get("nodeid", str(len(cells))))] = fields["memdev"]
-        elif option == "-m":
-            fields = _options(value, "size")
-            stated = _number(fields["size"], default="m") if "size" in fields else 0
-        elif option == "-mem-path":
-            raise ReaderError("QEMU was started with -mem-path, which does not name the file of its RAM")
-    names = [cells[node] for node in sorted(cells)] or [whole] * bool(whole)
-    if any(name not in objects for name in names):
-        raise ReaderError("a RAM backend that QEMU's command line names is not on it")
-    backends = tuple(objects[name] for name in names) or (RamBackend("ram", size),)
-    if sum(backend.size for backend in backends) != size or stated not in (0, size):
-        raise ReaderError(f"QEMU was not started with the {size} bytes of RAM that its domain states")
-    return backends
-
-
-def _backend(fields: dict[str, str]) -> tuple[str, RamBackend]:
-    kind = fields.get("qom-type", "").removeprefix("memory-backend-")
-    if kind not in ("ram", "file", "memfd") or fields.get("offset", "0") != "0":
-        raise ReaderError(f"RAM backend {kind[:32]!r} of QEMU cannot be read")
-    backend = RamBackend(
-        kind=kind,
-        size=_number(fields.get("size", "")),
-        path=fields.get("mem-path", ""),
-        preallocated=fields.get("prealloc", "off") in ("on", "yes", "true"),
-    )
-    return fields.get("id", ""), backend
-
-
-def _options(value: str, first: str) -> dict[str, str]:
-    """QEMU's option syntax: JSON, or ``first,key=value,...`` with doubled commas standing for one."""
-    if value.startswith("{"):
-        try:
-            fields = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ReaderError("an argument of QEMU is not valid JSON") from error
-        return {
-            key: str(item).lower() if isinstance(item, bool) else str(item)
-            for key, item in fields.items()
-            if isinstance(item, str | int)
-        }
-    options: dict[str, str] = {}
-    for index, part in enumerate(value.replace(",,", "\0").split(",")):
-        key, equals, text = part.replace("\0", ",").partition("=")
-        if index == 0 and not equals:
-            key, text = first, key
-        options[key] = text
-    return options
-
-
-def _number(text: str, default: str = "") -> int:
-    found = _SIZE.fullmatch(text)
-    if not found:
-        raise ReaderError(f"{text[:32]!r} in an argument of QEMU is not a size")
-    return int(found[1]) * _SCALE[found[2].lower() or default]
-
-
 def _pids() -> Iterator[int]:
     return (int(entry) for entry in os.listdir("/proc") if entry.isascii() and entry.isdigit())
 
 
-def _claims(pid: int, identity: uuid.UUID, name: str) -> bool:
-    arguments = _arguments(pid)
-    guest = "guest=" + name.replace(",", ",,")
-    named = {"-uuid": False, "-name": False}
-    for option, value in itertools.pairwise(arguments):
-        if option == "-uuid":
-            named[option] = value.lower() == str(identity)
-        elif option == "-name":
-            named[option] = value == guest or value.startswith(guest + ",")
-    return all(named.values()) and _is_qemu(pid)
+def _claims(arguments: Sequence[str], domain: DomainMemory) -> bool:
+    guest = "guest=" + domain.name.replace(",", ",,")
+    stated = list(options(arguments))
+    named = any(option == "-name" and (value + ",").startswith(guest + ",") for option, value in stated)
+    return named and ("-uuid", str(domain.uuid)) in stated
 
 
 def _arguments(pid: int) -> list[str]:

@@ -37,7 +37,8 @@ from nova_vmi_attest.introspection.memory.base import (
 )
 from nova_vmi_attest.introspection.memory.domain import DomainMemory
 from nova_vmi_attest.introspection.memory.layout import clip
-from nova_vmi_attest.introspection.memory.qemu import QemuProcess, RamMapping
+from nova_vmi_attest.introspection.memory.mappings import RamMapping
+from nova_vmi_attest.introspection.memory.qemu import QemuProcess
 
 # More runs of data than this are not told apart: what follows counts as populated.
 MAX_EXTENTS = 1 << 16
