@@ -11,6 +11,7 @@ Source: kernel/module/main.c (load_module), arch/x86/kernel/module.c (module_fin
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -162,11 +163,9 @@ def _code_sections(
 
 
 def _padding(code: list[Placed]) -> Iterator[ReplayedSection]:
-    """The zeros that fill the executable pages between sections of code, and after the last to the page's
-    end.
-    """
+    """The zeros between sections of code, and after the last to the end of its page."""
     kept = [one for one in code if one.kept]
-    for before, after in zip(kept, [*kept[1:], None], strict=True):
+    for before, after in itertools.zip_longest(kept, kept[1:]):
         end = -(-before.end // PAGE) * PAGE
         if after is not None:
             end = min(end, after.address)
