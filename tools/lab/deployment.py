@@ -124,6 +124,10 @@ class Deployment:
             service.start()
             self._cleanup.callback(service.stop)
 
+    def stop(self) -> None:
+        """Stop what was started, in the reverse order."""
+        self._cleanup.close()
+
     def spawn(self, services: Sequence[str] = SERVICES) -> dict[str, subprocess.Popen[bytes]]:
         """Start services as processes of their own; each logs to ``<name>.log``."""
         return {name: self._spawn(name) for name in services}

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A libvirt of our own: virtlogd, libvirtd and their guests, apart from any libvirt that the machine runs.
 
-Debian's daemons have their state directories compiled in, so each gets a mount namespace in which /run,
-/var/lib, /var/log, /var/cache and /etc/libvirt are directories of ours, and a network namespace with nothing
-in it. Clients outside reach the socket by its path, and the RAM files of guests lie in /dev/shm, which both
-sides share.
+Debian's daemons have their state directories compiled in, so each gets a mount namespace in which /etc, /run,
+/var/lib, /var/log and /var/cache are directories of ours, and a network namespace with nothing in it. Clients
+outside reach the socket by its path, and the RAM files of guests lie in /dev/shm, which both sides share.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ from lab.errors import LabError
 from lab.processes import alive, kill_pid, stop, until
 from lab.qemu import UP_TIMEOUT, Backing, Console
 
-HIDDEN = ("/run", "/var/lib", "/var/log", "/var/cache")
-MOUNTED = (*HIDDEN, "/etc/libvirt", "/etc/passwd", "/etc/group")
+HIDDEN = ("/etc", "/run", "/var/lib", "/var/log", "/var/cache")
+# What the daemons' C library reads in /etc.
+COPIED = ("hosts", "ld.so.cache", "nsswitch.conf")
 # Debian's libvirtd looks its default user up before it reads qemu.conf, which then says root.
 QEMU_USER = "libvirt-qemu"
 
@@ -115,8 +115,8 @@ class LibvirtGuest:
 class Hypervisor:
     """libvirtd and virtlogd for the length of the `with` block; leaving it switches every guest off.
 
-    `uri` is what libvirt clients open. `directory` and the cache must not lie under /run, /var/lib, /var/log
-    or /var/cache, which the daemons do not see. Needs root. Raises LabError when a daemon does not come up.
+    `uri` is what libvirt clients open. `directory` and the cache must not lie under a directory of HIDDEN,
+    where the daemons do not see it. Needs root. Raises LabError when a daemon does not come up.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -224,17 +224,13 @@ class Hypervisor:
         for path in (self.directory, cache_dir()):
             if any(path.is_relative_to(hidden) for hidden in HIDDEN):
                 raise LabError(
-                    f"the lab's libvirtd cannot see {path}", "choose a directory outside /run and /var"
+                    f"the lab's libvirtd cannot see {path}", "use a directory outside /etc, /run and /var"
                 )
-        for mount in (*HIDDEN, "/etc/libvirt"):
-            self._mounted(mount).mkdir(parents=True, exist_ok=True)
+        for path in HIDDEN:
+            self._mounted(path).mkdir(parents=True, exist_ok=True)
         (self.directory / "consoles").mkdir(exist_ok=True)
         self._ram.mkdir(mode=0o700)
-        etc = self._mounted("/etc/libvirt")
-        (etc / "qemu.conf").write_text(QEMU_CONF.format(ram=self._ram))
-        (etc / "libvirtd.conf").write_text(LIBVIRTD_CONF)
-        (etc / "virtlogd.conf").write_text('log_outputs = "3:stderr"\n')
-        self._write_accounts()
+        self._write_etc()
         self._daemon("virtlogd", self._socket.with_name("virtlogd-sock"))
         self._daemon("libvirtd", self._socket)
         try:
@@ -243,25 +239,30 @@ class Hypervisor:
             said = (self.directory / "libvirtd.log").read_text(errors="replace")[-1500:]
             raise LabError(f"libvirtd does not answer ({error}): {said}") from error
 
-    def _write_accounts(self) -> None:
-        """The machine's accounts, and libvirt's default user where no package has made it."""
-        for path, entry in (
-            ("/etc/passwd", "x:65534:65534::/:/usr/sbin/nologin"),
-            ("/etc/group", "x:65534:"),
-        ):
-            accounts = Path(path).read_text()
+    def _write_etc(self) -> None:
+        """Our settings, and the machine's accounts with libvirt's default user where no package has made it."""
+        etc = self._mounted("/etc")
+        ours = etc / "libvirt"
+        ours.mkdir(exist_ok=True)
+        (ours / "qemu.conf").write_text(QEMU_CONF.format(ram=self._ram))
+        (ours / "libvirtd.conf").write_text(LIBVIRTD_CONF)
+        (ours / "virtlogd.conf").write_text('log_outputs = "3:stderr"\n')
+        for name in COPIED:
+            if (machine := Path("/etc", name)).exists():
+                shutil.copy(machine, etc)
+        for name, entry in (("passwd", "x:65534:65534::/:/usr/sbin/nologin"), ("group", "x:65534:")):
+            accounts = Path("/etc", name).read_text()
             known = any(line.startswith(f"{QEMU_USER}:") for line in accounts.splitlines())
             added = "" if known else f"{QEMU_USER}:{entry}\n"
-            self._mounted(path).write_text(accounts.rstrip("\n") + "\n" + added)
+            (etc / name).write_text(accounts.rstrip("\n") + "\n" + added)
 
     def _mounted(self, path: str) -> Path:
         """Our directory that stands in for a path of the machine."""
-
         return self.directory / path.removeprefix("/").replace("/", "-")
 
     def _daemon(self, program: str, ready: Path) -> None:
         """Start a daemon in namespaces of its own and wait for its socket."""
-        mounts = "".join(f"mount --bind '{self._mounted(path)}' {path}\n" for path in MOUNTED)
+        mounts = "".join(f"mount --bind '{self._mounted(path)}' {path}\n" for path in HIDDEN)
         script = f"set -e\n{mounts}exec {program} --config /etc/libvirt/{program}.conf"
         log_path = self.directory / f"{program}.log"
         with open(log_path, "wb") as log:

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What measuring costs: time against reading the same bytes, bytes touched, and memory for many guests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import numpy as np
+from lab.hypervisor import LibvirtGuest
+
+from bench.harness import Row, compare, row, timed
+from nova_vmi_attest.introspection.checks.base import Check
+from nova_vmi_attest.introspection.measure import Measurer
+from nova_vmi_attest.introspection.memory.base import GuestMemory
+from nova_vmi_attest.introspection.memory.domain import parse_domain
+from nova_vmi_attest.introspection.memory.select import choose, open_memory
+from nova_vmi_attest.kernel.reference import Reference
+from nova_vmi_attest.references.store import ReferenceStore
+
+MANY = 64
+
+
+class OneReference:
+    """The references of a host whose guests all run one kernel."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._references = (reference,)
+
+    def candidates(self) -> Sequence[Reference]:
+        return self._references
+
+    def missing(self, banner: str) -> None:
+        raise LookupError(banner)
+
+
+def load(store: ReferenceStore) -> Reference:
+    """The only reference of a store."""
+    return store.open(store.manifests()[0].digest)
+
+
+def open_guest(xml: str) -> GuestMemory:
+    """A guest's memory through the reader that fits it."""
+    domain = parse_domain(xml)
+    return open_memory(domain, choose(domain, None).reader)
+
+
+def warm_pass(guest: LibvirtGuest, reference: Reference) -> Iterator[Row]:
+    """A pass over a guest whose kernel is known, against one numpy comparison of the very bytes it verifies."""
+    memory = open_guest(guest.xml())
+    measurer = Measurer(OneReference(reference))
+    first = timed(lambda: measurer.measure(guest.uuid, memory, memory.name))
+    measurement = measurer.measure(guest.uuid, memory, memory.name)
+    verified = sum(check.bytes_verified for check in measurement.integrity.checks)
+    # The kernel lies in one piece from its physical base on; reading as many bytes from there is the baseline.
+    start = max(memory.populated(), key=lambda part: part.end - part.start).start
+    copy = memory.view(start, verified).copy()
+
+    def read_once() -> bool:
+        return bool((memory.view(start, verified) == copy).all())
+
+    yield compare(
+        "warm_pass_vs_read",
+        lambda: measurer.measure(guest.uuid, memory, memory.name),
+        f"one numpy comparison of the {verified:,} bytes that it verifies",
+        read_once,
+    )
+    yield row("first_pass", [first], "ms")
+    for name, values in checks_of(measurer, guest.uuid, memory).items():
+        yield row(f"warm_pass_{name}", values, "ms")
+    yield row("ram_touched", [measurement.observation.bytes_read], "bytes")
+    memory.close()
+
+
+def checks_of(measurer: Measurer, guest: UUID, memory: GuestMemory, runs: int = 15) -> dict[str, list[float]]:
+    """Milliseconds of each check in warm passes."""
+    spent: dict[str, list[float]] = {}
+    with watched(spent):
+        for _ in range(runs):
+            measurer.measure(guest, memory, memory.name)
+    return spent
+
+
+@contextmanager
+def watched(spent: dict[str, list[float]]) -> Iterator[None]:
+    """Note the time of every check while the block runs."""
+    original = Check.run
+
+    def run(self: Check, context: object) -> object:
+        result: list[object] = []
+        spent.setdefault(self.name, []).append(timed(lambda: result.append(original(self, context))))  # type: ignore[arg-type]
+        return result[0]
+
+    Check.run = run  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        Check.run = original  # type: ignore[method-assign]
+
+
+def agent_memory(guest: LibvirtGuest, references: Path, directory: Path) -> Iterator[Row]:
+    """Private memory of a process that measures 1 and 64 guests on one kernel.
+
+    The 64 are one guest under 64 names, each with its own reader and its own state: what a host's agent would hold.
+    """
+    xml = directory / "guest.xml"
+    xml.write_text(guest.xml())
+    used = {}
+    for count in (1, MANY):
+        command = [sys.executable, "-m", "bench.introspection", str(references), str(xml), str(count)]
+        used[count] = float(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    yield row("agent_memory_1_guest", [used[1]], "MiB")
+    yield row(
+        f"agent_memory_{MANY}_guests",
+        [used[MANY]],
+        "MiB",
+        "the same for 1 guest: the reference is shared",
+        used[MANY] / used[1],
+    )
+    yield row("agent_memory_per_further_guest", [(used[MANY] - used[1]) / (MANY - 1)], "MiB")
+
+
+def private_mebibytes() -> float:
+    """Memory of this process that it shares with nobody: guest RAM that it maps is not its own."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty", "Anonymous"))) / 2048
+
+
+def main() -> None:
+    """Measure one guest under many names, and print the private memory of this process in MiB."""
+    references, xml, count = Path(sys.argv[1]), Path(sys.argv[2]).read_text(), int(sys.argv[3])
+    measurer = Measurer(OneReference(load(ReferenceStore(references))))
+    held = [(uuid4(), open_guest(xml)) for _ in range(count)]
+    for guest, memory in held:
+        measurement = measurer.measure(guest, memory, memory.name)
+        if np.any([check.outcome != "passed" for check in measurement.integrity.checks]):
+            raise SystemExit(f"the guest was not measured: {measurement.integrity}")
+    print(json.dumps(private_mebibytes()))
+
+
+if __name__ == "__main__":
+    main()
