@@ -240,7 +240,7 @@ class Hypervisor:
             raise LabError(f"libvirtd does not answer ({error}): {said}") from error
 
     def _write_etc(self) -> None:
-        """Our settings, and the machine's accounts with libvirt's default user where no package has made it."""
+        """Our settings, and the machine's accounts with libvirt's default user if no package made it."""
         etc = self._mounted("/etc")
         ours = etc / "libvirt"
         ours.mkdir(exist_ok=True)
