@@ -47,15 +47,15 @@ class _Type:
     size_or_type: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Btf:
     """The types of one kernel. Immutable apart from what it remembers; safe to share between threads."""
 
     _words: npt.NDArray[np.uint32]
     _strings: bytes
     _positions: npt.NDArray[np.uint32]
-    _offsets: dict[tuple[str, str], int] = field(default_factory=dict, compare=False)
-    _found: dict[str, int] = field(default_factory=dict, compare=False)
+    _offsets: dict[tuple[str, str], int] = field(default_factory=dict)
+    _found: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: bytes | memoryview) -> Btf:

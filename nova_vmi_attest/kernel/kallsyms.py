@@ -39,11 +39,11 @@ class SymbolError(AttestError):
     """A kernel has no symbol of that name or at that address, or its symbol table cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kallsyms:
     """All symbols of one kernel, in the order in which it keeps them (by address, per-CPU symbols first).
 
-    Names live in one blob, so that a table costs about 30 bytes a symbol. ``starts`` are all addresses,
+    Names live in one blob, so that a table costs about 50 bytes a symbol. ``starts`` are all addresses,
     ascending, duplicates included; link-time, with per-CPU symbols as offsets into the per-CPU area.
     """
 
@@ -133,7 +133,7 @@ class Kallsyms:
         return self._raw_name(index).decode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Tokens:
     """The token table: where it starts in .rodata, and each token's start and length there."""
 
@@ -142,7 +142,7 @@ class _Tokens:
     lengths: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Names:
     """A guess that proved right: the start and length (in tokens) of every name, and the addresses."""
 

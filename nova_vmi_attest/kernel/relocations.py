@@ -26,7 +26,7 @@ _MAX_ENTRIES = 8 << 20
 _MAX_IMAGE = 512 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Relocations:
     """Places in an image, as ascending int64 byte offsets from ``_text``, by what the slide does to them."""
 
@@ -54,8 +54,8 @@ class Relocations:
                 "only the layout of Linux 6.1 is read",
             )
         add64, sub32, add32 = (
-            _places(words[start + 1 : end])
-            for start, end in zip(zeros, [*zeros[1:], len(words)], strict=True)
+            _places(words[start + 1 : end], width)
+            for start, end, width in zip(zeros, [*zeros[1:], len(words)], (8, 4, 4), strict=True)
         )
         return cls(add32, sub32, add64)
 
@@ -89,9 +89,10 @@ class Relocations:
                 _add(window, places[low:high] - start, width, change)
 
 
-def _places(words: npt.NDArray[np.uint32]) -> Offsets:
+def _places(words: npt.NDArray[np.uint32], width: int) -> Offsets:
     places = words.astype(np.int64) - (LINK_BASE & 0xFFFFFFFF)
-    if len(places) and (places[0] < 0 or places[-1] > _MAX_IMAGE or (np.diff(places) <= 0).any()):
+    # Places must not overlap: all of a list are changed at once, where the boot code goes one by one.
+    if len(places) and (places[0] < 0 or places[-1] > _MAX_IMAGE or (np.diff(places) < width).any()):
         raise ImageError("the relocation table does not ascend from the start of the image")
     return _frozen(places)
 

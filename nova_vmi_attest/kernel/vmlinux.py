@@ -32,7 +32,7 @@ _BANNER = re.compile(rb"Linux version ([0-9A-Za-z.+~_-]{1,64}) ")
 _WIDEST = 8  # bytes that one relocation can change
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Vmlinux:
     """A kernel build.
 

@@ -78,6 +78,7 @@ def test_padding_before_the_table() -> None:
         TAIL[:-4] + bytes(4),  # four lists
         builders.relocation_tail(add64=[16, 8]),  # not ascending
         builders.relocation_tail(add64=[8, 8]),  # twice
+        builders.relocation_tail(add64=[8, 12]),  # overlapping
         builders.relocation_tail(add32=[-4]),  # before the image
         builders.relocation_tail(add32=[600 << 20]),  # beyond any image
         struct.pack("<III", 0, 0x81000000, 0),  # the two lists of another generation
