@@ -118,8 +118,10 @@ class VerifierService:
         """
         deadline = time.monotonic() + timeout
         while True:
+            # In this order: an answer that comes in between is then seen, and an older one is not taken for it.
+            answered = not self._is_asked(host)
             newest = self._results.newest(host)
-            if newest is not None and newest.sequence > after_sequence and not self._is_asked(host):
+            if answered and newest is not None and newest.sequence > after_sequence:
                 public = [self._key.public_key()]
                 return verify_result(newest.token, public, self._conf.verifier.audience, newest.issued)
             left = deadline - time.monotonic()

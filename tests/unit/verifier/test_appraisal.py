@@ -1,0 +1,525 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every step of the appraisal, and every way around it that was thought of."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import evidence_examples as examples
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nova_vmi_attest.authority.ca import CertificateAuthority
+from nova_vmi_attest.evidence.batch import Batch, BatchError
+from nova_vmi_attest.evidence.challenge import binding
+from nova_vmi_attest.evidence.log import EntryKind, LogEntry, extend
+from nova_vmi_attest.evidence.result import Verdict
+from nova_vmi_attest.verifier.appraisal import HOST_UNTRUSTED, Appraisal, HostState, Question, appraise
+from nova_vmi_attest.verifier.policy import Policy
+from tests.unit.verifier import scenario
+from tests.unit.verifier.scenario import (
+    GUESTS,
+    HOST,
+    LOG_PCR,
+    NONCE,
+    NOW,
+    PCRS,
+    POLICY,
+    VERIFIER,
+    SimulatedHost,
+)
+
+QUESTION = Question(HOST, VERIFIER, frozenset({NONCE}), NOW)
+
+
+def judge(batch: Batch, question: Question = QUESTION, policy: Policy = POLICY) -> Appraisal:
+    return appraise(batch, question, scenario.AUTHORITIES, policy, scenario.references())
+
+
+def after(appraisal: Appraisal, **changes: object) -> Question:
+    """The next question, once ``appraisal`` was accepted."""
+    assert appraisal.state is not None
+    return replace(QUESTION, previous=replace(appraisal.state, **changes))  # type: ignore[arg-type]
+
+
+def refused(appraisal: Appraisal, check: str, *, attributed: bool = True) -> str:
+    """Assert that the host failed at ``check``, that nothing of it is believed, and return the detail."""
+    assert appraisal.host.verdict is Verdict.UNTRUSTED
+    assert appraisal.state is None
+    assert appraisal.attributed is attributed
+    assert [reason.check for reason in appraisal.host.reasons] == [check]
+    assert {guest.verdict for guest in appraisal.guests} <= {Verdict.UNKNOWN}
+    assert all(guest.reasons[0].check == HOST_UNTRUSTED for guest in appraisal.guests)
+    return appraisal.host.reasons[0].detail
+
+
+# -- honest evidence -----------------------------------------------------------------------------------------
+
+
+def test_honest_evidence_is_trusted_and_moves_the_state() -> None:
+    host = SimulatedHost()
+    batch = host.answer()
+    before = host.log[0]
+    appraisal = judge(batch)
+    assert appraisal.attributed
+    assert appraisal.host.verdict is Verdict.TRUSTED
+    assert [(guest.guest, guest.verdict) for guest in appraisal.guests] == [
+        (g, Verdict.TRUSTED) for g in GUESTS
+    ]
+    assert appraisal.state == HostState(
+        scenario.EK, 7, 0, host.clock, 1, host.pcrs[LOG_PCR], host.log[-1].digest
+    )
+    assert appraisal.pcr_before == extend(bytes(32), before.digest)
+
+
+def test_each_round_goes_on_where_the_last_one_ended() -> None:
+    host = SimulatedHost()
+    question = QUESTION
+    for _ in range(3):
+        since = question.previous.recnum + 1 if question.previous else 0
+        appraisal = judge(host.answer(since=since), question)
+        assert appraisal.host.verdict is Verdict.TRUSTED
+        question = after(appraisal)
+    assert question.previous is not None
+    assert question.previous.recnum == 3
+
+
+def test_an_altered_guest_is_named_and_the_others_stay_trusted() -> None:
+    batch = SimulatedHost().answer(
+        [scenario.healthy(GUESTS[0]), scenario.altered(GUESTS[1]), scenario.healthy(GUESTS[2])]
+    )
+    appraisal = judge(batch)
+    assert appraisal.host.verdict is Verdict.TRUSTED
+    assert [guest.verdict for guest in appraisal.guests] == ["trusted", "untrusted", "trusted"]
+    first = appraisal.guests[1].reasons[0]
+    assert (first.check, first.symbol, first.offset, first.length) == ("text", "__x64_sys_getdents64", 5, 12)
+    assert "554889e5" in first.detail
+    assert "48b8efbe" in first.detail
+
+
+def test_a_host_without_guests_is_trusted() -> None:
+    appraisal = judge(SimulatedHost().answer([]))
+    assert appraisal.host.verdict is Verdict.TRUSTED
+    assert appraisal.guests == ()
+
+
+def test_a_nonce_of_a_tenant_may_be_answered_along() -> None:
+    assert judge(SimulatedHost().answer(nonces=(NONCE, examples.octets("tenant")))).state is not None
+
+
+# -- step 1: certificate -------------------------------------------------------------------------------------
+
+
+def test_evidence_of_another_host_is_not_attributed() -> None:
+    other = SimulatedHost(name="compute-2", certificate=scenario.certificate("compute-2"))
+    assert "compute-2" in refused(judge(other.answer()), "certificate", attributed=False)
+
+
+def test_a_certificate_that_names_another_host_is_refused() -> None:
+    """The cuckoo attack among hosts: host 1 shows the key of host 2."""
+    host = SimulatedHost(certificate=scenario.certificate("compute-2"))
+    assert "compute-2" in refused(judge(host.answer()), "certificate", attributed=False)
+
+
+def test_a_certificate_of_another_authority_is_refused() -> None:
+    foreign = CertificateAuthority(examples.key("stranger"), examples.ca_certificate("stranger"))
+    host = SimulatedHost(certificate=scenario.certificate(authority=foreign))
+    refused(judge(host.answer()), "certificate", attributed=False)
+
+
+def test_an_authority_of_the_same_name_with_another_key_is_refused() -> None:
+    foreign = CertificateAuthority(
+        examples.key("impostor"), examples.ca_certificate("authority", True, "impostor")
+    )
+    host = SimulatedHost(certificate=scenario.certificate(authority=foreign))
+    refused(judge(host.answer()), "certificate", attributed=False)
+
+
+@pytest.mark.parametrize("moment", [NOW - 86400, NOW + 2 * 86400])
+def test_a_certificate_counts_only_while_it_is_valid(moment: int) -> None:
+    refused(judge(SimulatedHost().answer(), replace(QUESTION, now=moment)), "certificate", attributed=False)
+
+
+def test_the_authority_itself_is_no_host() -> None:
+    der = scenario.AUTHORITY.certificate.public_bytes(scenario.Encoding.DER)
+    refused(judge(SimulatedHost(certificate=der).answer()), "certificate", attributed=False)
+
+
+@given(st.binary(max_size=64))
+@settings(max_examples=50, deadline=None)
+def test_octets_that_are_no_certificate_are_refused(data: bytes) -> None:
+    refused(judge(replace(SimulatedHost().answer(), ak_certificate=data)), "certificate", attributed=False)
+
+
+# -- step 2: quote -------------------------------------------------------------------------------------------
+
+
+def test_a_replayed_batch_answers_no_open_challenge() -> None:
+    batch = SimulatedHost().answer()
+    question = replace(QUESTION, nonces=frozenset({examples.octets("next nonce")}))
+    assert "replayed" in refused(judge(batch, question), "quote", attributed=False)
+
+
+def test_a_batch_nobody_asked_for_is_refused() -> None:
+    refused(judge(SimulatedHost().answer(), replace(QUESTION, nonces=frozenset())), "quote", attributed=False)
+
+
+def test_an_old_quote_relabelled_with_the_new_nonce_is_refused() -> None:
+    nonce = examples.octets("next nonce")
+    batch = replace(SimulatedHost().answer(), nonces=(nonce,))
+    question = replace(QUESTION, nonces=frozenset({nonce}))
+    assert "extraData" in refused(judge(batch, question), "quote", attributed=False)
+
+
+def test_the_answer_to_another_verifier_is_refused() -> None:
+    batch = replace(SimulatedHost().answer(), verifier=examples.octets("another key"))
+    assert "another verifier" in refused(judge(batch), "quote", attributed=False)
+
+
+def test_an_answer_bound_to_another_verifier_but_labelled_ours_is_refused() -> None:
+    host = SimulatedHost()
+    batch = host.answer()
+    elsewhere = host.quote(binding(HOST, examples.octets("another key"), (NONCE,)))
+    assert "extraData" in refused(judge(replace(batch, quote=elsewhere)), "quote", attributed=False)
+
+
+def test_a_quote_by_another_key_is_refused() -> None:
+    host = SimulatedHost(key=examples.key("not in the certificate"))
+    assert "signature" in refused(judge(host.answer()), "quote", attributed=False)
+
+
+def test_pcr_values_that_were_not_quoted_are_refused() -> None:
+    batch = SimulatedHost().answer()
+    forged = replace(batch.quote, pcrs={**batch.quote.pcrs, 0: examples.octets("good firmware")})
+    assert "digest" in refused(judge(replace(batch, quote=forged)), "quote", attributed=False)
+
+
+def test_a_pcr_that_was_not_quoted_may_not_come_along() -> None:
+    batch = SimulatedHost().answer()
+    forged = replace(batch.quote, pcrs={**batch.quote.pcrs, 10: examples.octets("IMA")})
+    assert "selection" in refused(judge(replace(batch, quote=forged)), "quote", attributed=False)
+
+
+# -- step 3: PCR selection -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("absent", [LOG_PCR, 0, 7])
+def test_a_quote_that_leaves_a_required_pcr_out_is_the_hosts_fault(absent: int) -> None:
+    host = SimulatedHost()
+    batch = host.answer()
+    pcrs = {index: value for index, value in host.pcrs.items() if index != absent}
+    partial = replace(batch, quote=host.quote(batch.binding, pcrs))
+    assert f"[{absent}]" in refused(judge(partial), "pcr_selection")
+
+
+def test_a_pcr_with_an_approved_value_must_be_quoted() -> None:
+    policy = replace(POLICY, approved_pcrs={10: frozenset({bytes(32)})})
+    assert "[10]" in refused(judge(SimulatedHost().answer(), policy=policy), "pcr_selection")
+
+
+# -- step 4: forward -----------------------------------------------------------------------------------------
+
+
+def test_the_clock_may_not_go_back_within_an_epoch() -> None:
+    host = SimulatedHost()
+    question = after(judge(host.answer()))
+    host.clock = 500
+    refused(judge(host.answer(since=2), question), "clock")
+
+
+@pytest.mark.parametrize("counts", [{"reset_count": 8}, {"restart_count": 1}])
+def test_the_epoch_may_not_go_back(counts: dict[str, int]) -> None:
+    host = SimulatedHost()
+    question = after(judge(host.answer()), **counts)
+    refused(judge(host.answer(since=2), question), "epoch")
+
+
+def test_the_clock_starts_again_with_a_new_epoch() -> None:
+    host = SimulatedHost(clock=1_000_000)
+    question = after(judge(host.answer()))
+    host.reboot()
+    assert judge(host.answer(since=2), question).host.verdict is Verdict.TRUSTED
+
+
+def test_a_host_whose_tpm_was_replaced_and_enrolled_starts_afresh() -> None:
+    old = SimulatedHost(reset_count=90)
+    question = after(judge(old.answer()))
+    new = SimulatedHost(
+        key=examples.key("new chip"), certificate=scenario.certificate(key="new chip", ek_digest="cd" * 32),
+        reset_count=1,
+    )  # fmt: skip
+    appraisal = judge(new.answer(), question)
+    assert appraisal.state is not None
+    assert appraisal.state.tpm == "cd" * 32
+
+
+# -- step 5: log ---------------------------------------------------------------------------------------------
+
+
+def test_a_record_that_was_left_out_is_missed() -> None:
+    host = SimulatedHost()
+    host.answer()
+    batch = host.answer()
+    refused(judge(replace(batch, entries=(batch.entries[0], batch.entries[2]))), "log")
+
+
+def test_a_withheld_last_record_is_missed() -> None:
+    batch = SimulatedHost().answer()
+    assert "withheld" in refused(judge(replace(batch, entries=batch.entries[:-1])), "log")
+
+
+def test_no_records_at_all_are_refused() -> None:
+    refused(judge(replace(SimulatedHost().answer(), entries=())), "log")
+
+
+def test_a_changed_record_breaks_the_chain() -> None:
+    host = SimulatedHost()
+    host.answer()
+    batch = host.answer()
+    forged = replace(batch.entries[1], root=examples.octets("another root"))
+    refused(judge(replace(batch, entries=(batch.entries[0], forged, batch.entries[2]))), "log")
+
+
+def test_a_foreign_extend_is_noticed() -> None:
+    host = SimulatedHost()
+    host.pcrs[LOG_PCR] = extend(host.pcrs[LOG_PCR], examples.octets("foreign"))
+    assert "somebody else" in refused(judge(host.answer()), "log")
+
+
+def test_an_extend_between_record_and_quote_waits_for_the_next_round() -> None:
+    host = SimulatedHost()
+    batch = host.answer()
+    host.append((), examples.octets("the next round"))
+    appraisal = judge(replace(batch, entries=tuple(host.log)))
+    assert appraisal.state is not None
+    assert appraisal.state.recnum == 1
+    assert judge(host.answer(since=2), after(appraisal)).host.verdict is Verdict.TRUSTED
+
+
+def test_records_that_were_quoted_before_may_come_again() -> None:
+    host = SimulatedHost()
+    question = after(judge(host.answer()))
+    appraisal = judge(host.answer(since=0), question)
+    assert appraisal.host.verdict is Verdict.TRUSTED
+    assert appraisal.state is not None
+    assert appraisal.state.recnum == 2
+
+
+def test_another_history_than_the_one_quoted_before_is_refused() -> None:
+    host = SimulatedHost()
+    question = after(judge(host.answer()), head=examples.octets("another head"))
+    assert "not the one" in refused(judge(host.answer(since=0), question), "log")
+
+
+def test_a_wiped_log_with_a_new_boot_record_in_the_same_epoch_is_refused() -> None:
+    host = SimulatedHost()
+    question = after(judge(host.answer()))
+    host.log, host.pcrs = [], dict(PCRS)
+    host.__post_init__()
+    refused(judge(host.answer(), question), "log")
+
+
+def test_a_boot_record_inside_an_epoch_is_refused() -> None:
+    """It would let the log forget what came before without the TPM having been reset."""
+    host = SimulatedHost()
+    question = after(judge(host.answer()))
+    del host.pcrs[LOG_PCR]
+    host._record(EntryKind.BOOT)
+    assert "inside an epoch" in refused(judge(host.answer(since=2), question), "log")
+
+
+def test_a_resume_record_inside_an_epoch_is_refused() -> None:
+    host = SimulatedHost()
+    host._record(EntryKind.RESUME)
+    assert "inside an epoch" in refused(judge(host.answer()), "log")
+
+
+def test_a_new_epoch_needs_a_record_of_its_own() -> None:
+    host = SimulatedHost()
+    question = after(judge(host.answer()))
+    host.restart_count += 1
+    assert "begins with batch" in refused(judge(host.answer(since=2), question), "log")
+
+
+def test_a_resume_after_a_reset_is_refused() -> None:
+    """A PCR is not kept over a reset."""
+    host = SimulatedHost()
+    question = after(judge(host.answer()))
+    host.reset_count += 1
+    host._record(EntryKind.RESUME)
+    assert "begins with resume" in refused(judge(host.answer(since=2), question), "log")
+
+
+def test_the_log_may_not_go_back_to_an_earlier_epoch() -> None:
+    host = SimulatedHost()
+    question = after(judge(host.answer()))
+    host.reboot()
+    host.reset_count -= 1
+    host._record(EntryKind.BATCH)
+    host.reset_count += 1
+    assert "goes back" in refused(judge(host.answer(since=2), question), "log")
+
+
+def test_a_resume_keeps_the_pcr() -> None:
+    host = SimulatedHost()
+    question = after(judge(host.answer()))
+    host.resume()
+    appraisal = judge(host.answer(since=2), question)
+    assert appraisal.host.verdict is Verdict.TRUSTED
+    assert not any(reason.check == "log_unattested" for reason in appraisal.host.reasons)
+
+
+def test_batches_that_no_quote_covered_before_a_reboot_are_marked() -> None:
+    host = SimulatedHost()
+    question = after(judge(host.answer()))
+    host.append((), examples.octets("lost"))
+    host.append((), examples.octets("lost too"))
+    host.reboot()
+    appraisal = judge(host.answer(since=2), question)
+    assert appraisal.host.verdict is Verdict.TRUSTED
+    marks = [reason for reason in appraisal.host.reasons if reason.check == "log_unattested"]
+    assert len(marks) == 1
+    assert "2 to 3" in marks[0].detail
+
+
+def test_a_new_host_must_begin_with_a_boot_record() -> None:
+    host = SimulatedHost()
+    host.answer()
+    refused(judge(host.answer(since=1)), "log")
+
+
+def test_records_of_another_pcr_are_refused() -> None:
+    batch = SimulatedHost().answer()
+    entries = tuple(replace(entry, pcr=12) for entry in batch.entries)
+    assert "PCR 12" in refused(judge(replace(batch, entries=entries)), "log")
+
+
+# -- step 6: root --------------------------------------------------------------------------------------------
+
+
+def test_a_guest_that_was_left_out_is_missed() -> None:
+    batch = SimulatedHost().answer()
+    assert "3 guests were logged" in refused(judge(replace(batch, guests=batch.guests[:-1])), "merkle_root")
+
+
+def test_a_guest_may_have_one_leaf_only() -> None:
+    host = SimulatedHost()
+    batch = host.answer()
+    twice = (batch.guests[0], *batch.guests[:2])
+    assert "twice" in refused(judge(replace(batch, guests=twice)), "merkle_root")
+
+
+def test_another_measurement_than_the_one_logged_is_refused() -> None:
+    batch = SimulatedHost().answer([scenario.healthy(GUESTS[0]), scenario.altered(GUESTS[1])])
+    whitewashed = (batch.guests[0], replace(batch.guests[1], measurement=scenario.healthy(GUESTS[1])))
+    assert "root" in refused(judge(replace(batch, guests=whitewashed)), "merkle_root")
+
+
+def test_the_measurement_of_another_guest_is_refused() -> None:
+    host = SimulatedHost()
+    batch = host.answer()
+    decoy = replace(batch.guests[1], measurement=batch.guests[0].measurement)
+    host.append((batch.guests[0], decoy, batch.guests[2]), batch.binding)
+    swapped = replace(
+        batch, guests=(batch.guests[0], decoy, batch.guests[2]), entries=tuple(host.log),
+        quote=host.quote(batch.binding),
+    )  # fmt: skip
+    assert "another guest" in refused(judge(swapped), "merkle_root")
+
+
+def test_leaves_of_an_earlier_round_are_refused() -> None:
+    """A root made for another nonce is worth nothing, though its record is in the log and quoted."""
+    host = SimulatedHost()
+    guests = scenario.evidence([scenario.healthy(guest) for guest in GUESTS])
+    host.append(guests, binding(HOST, VERIFIER, (examples.octets("earlier"),)))
+    bound = binding(HOST, VERIFIER, (NONCE,))
+    stale = Batch(HOST, VERIFIER, (NONCE,), tuple(host.log), host.quote(bound), host.certificate, guests)
+    assert "root" in refused(judge(stale), "merkle_root")
+
+
+def test_the_last_quoted_record_must_be_the_batch() -> None:
+    host = SimulatedHost()
+    batch = host.answer()
+    host.resume()
+    late = replace(batch, entries=tuple(host.log), quote=host.quote(batch.binding))
+    assert "not a batch" in refused(judge(late), "merkle_root")
+
+
+# -- step 7: host PCRs ---------------------------------------------------------------------------------------
+
+
+def test_pcrs_without_approved_values_are_stated_as_not_appraised() -> None:
+    reasons = judge(SimulatedHost().answer()).host.reasons
+    assert [reason.check for reason in reasons] == ["host_pcr_not_appraised"]
+
+
+def test_approved_pcr_values_pass_and_others_do_not() -> None:
+    approved = {index: frozenset({value, bytes(32)}) for index, value in PCRS.items()}
+    policy = replace(POLICY, approved_pcrs=approved)
+    assert judge(SimulatedHost().answer(), policy=policy).host.reasons == ()
+    other = SimulatedHost(pcrs={**PCRS, 4: examples.octets("another boot loader")})
+    detail = refused(judge(other.answer(), policy=policy), "host_pcr")
+    assert "PCR 4" in detail
+    assert examples.octets("another boot loader").hex() in detail
+
+
+# -- step 8: placement ---------------------------------------------------------------------------------------
+
+
+def test_missing_and_unexpected_guests_are_reported() -> None:
+    absent = uuid.UUID(int=9)
+    question = replace(QUESTION, guests=frozenset({GUESTS[0], absent}))
+    appraisal = judge(
+        SimulatedHost().answer(
+            [scenario.healthy(GUESTS[0]), scenario.healthy(GUESTS[1]), scenario.altered(GUESTS[2])]
+        ),
+        question,
+    )
+    found = {
+        guest.guest: (guest.verdict, guest.reasons[0].check if guest.reasons else "")
+        for guest in appraisal.guests
+    }
+    assert found == {
+        GUESTS[0]: (Verdict.TRUSTED, ""),
+        GUESTS[1]: (Verdict.UNKNOWN, "guest_unexpected"),
+        GUESTS[2]: (Verdict.UNTRUSTED, "guest_unexpected"),
+        absent: (Verdict.UNKNOWN, "guest_missing"),
+    }
+    assert [guest.guest for guest in appraisal.guests] == sorted(found, key=lambda guest: guest.bytes)
+
+
+def test_an_untrusted_host_makes_its_placed_guests_unknown() -> None:
+    question = replace(QUESTION, guests=frozenset({GUESTS[0]}))
+    batch = replace(SimulatedHost().answer(), entries=())
+    assert [guest.guest for guest in judge(batch, question).guests] == [GUESTS[0]]
+
+
+# -- whatever comes ------------------------------------------------------------------------------------------
+
+HONEST = SimulatedHost().answer().encode()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_mutation_of_a_batch_is_trusted_or_raises(data: st.DataObject) -> None:
+    """Change one byte of an honest, encoded batch: it cannot be decoded, or the host is not trusted."""
+    position = data.draw(st.integers(0, len(HONEST) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda value: value != HONEST[position]))
+    mutated = HONEST[:position] + bytes([value]) + HONEST[position + 1 :]
+    try:
+        batch = Batch.decode(mutated)
+    except BatchError:
+        return
+    assert judge(batch).host.verdict is not Verdict.TRUSTED
+
+
+@given(st.lists(st.sampled_from(list(EntryKind)), max_size=6), st.lists(st.integers(0, 3), max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_arbitrary_logs_never_raise(kinds: list[EntryKind], counts: list[int]) -> None:
+    entries = []
+    for number, (kind, count) in enumerate(zip(kinds, counts, strict=False)):
+        previous = entries[-1].digest if entries else bytes(32)
+        entries.append(LogEntry(number, LOG_PCR, kind, 7, count, previous))
+    refused(judge(replace(SimulatedHost().answer(), entries=tuple(entries))), "log")
