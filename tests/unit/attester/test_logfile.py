@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log's file: torn, damaged, full, shared or altered, it gives the entries that were written or an error."""
+"""The log's file: torn, damaged, full, shared or altered, it gives what was written or an error."""
 
 from __future__ import annotations
 

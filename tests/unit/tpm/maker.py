@@ -22,7 +22,7 @@ from tpm2_pytss.types import TPM2B_PUBLIC, TPMT_SYM_DEF_OBJECT, TPMU_SYM_KEY_BIT
 from nova_vmi_attest.tpm.device import AkPublic
 from nova_vmi_attest.tpm.structures import Public
 
-NOW = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
+NOW = datetime.datetime.now(datetime.UTC)
 EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
 EK_ATTRIBUTES = (
     TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.SENSITIVEDATAORIGIN
