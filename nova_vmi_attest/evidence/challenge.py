@@ -120,14 +120,14 @@ def binding(host: str, verifier_thumbprint: bytes, nonces: Sequence[bytes]) -> b
 def host_octets(host: str) -> bytes:
     """A host name in UTF-8.
 
-    :raises ChallengeError: unless it is 1 to 253 octets of printable text.
+    :raises ChallengeError: unless it is 1 to 253 octets of visible text.
     """
     try:
         name = host.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ChallengeError("the host name is not Unicode text") from error
-    if not 1 <= len(name) <= MAX_HOST or not host.isprintable():
-        raise ChallengeError(f"a host name is 1 to {MAX_HOST} octets of printable text")
+    if not 1 <= len(name) <= MAX_HOST or not encoding.visible(host):
+        raise ChallengeError(f"a host name is 1 to {MAX_HOST} octets of visible text")
     return name
 
 

@@ -29,6 +29,12 @@ MAX_DEPTH = 32
 DIGEST_SIZE = 32
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"0x(0|[1-9a-f][0-9a-f]{0,15})")
+# What moves the cursor, hides or reorders other text. A fixed list: whether a character is "printable" to
+# Python depends on its version of Unicode, and host and verifier may differ in that.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 class EncodingError(AttestError):
@@ -102,6 +108,14 @@ def from_base64url(value: str, maximum: int) -> bytes:
     return data
 
 
+def visible(value: str) -> bool:
+    """Whether a string holds no control, format, bidirectional, tag or surrogate characters.
+
+    All that ``str.isprintable`` accepts is visible, whatever the version of Unicode.
+    """
+    return value.isprintable() or _HIDDEN.search(value) is None
+
+
 # -- one member of an object ---------------------------------------------------------------------------------
 
 
@@ -118,10 +132,10 @@ def exact_keys(value: Any, names: Iterable[str], what: str) -> dict[str, Any]:
 
 
 def text(value: Mapping[str, Any], name: str, maximum: int) -> str:
-    """A printable string of at most ``maximum`` code points."""
+    """A string of at most ``maximum`` code points, all of them visible (see :func:`visible`)."""
     member = _member(value, name)
-    if not isinstance(member, str) or len(member) > maximum or not member.isprintable():
-        raise EncodingError(f"{name} is not printable text of at most {maximum} characters")
+    if not isinstance(member, str) or len(member) > maximum or not visible(member):
+        raise EncodingError(f"{name} is not visible text of at most {maximum} characters")
     return member
 
 

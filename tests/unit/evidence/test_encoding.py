@@ -179,6 +179,23 @@ def test_accessors_raise_nothing_else(value: object, name: str) -> None:
     assert result is not None
 
 
+@pytest.mark.parametrize(
+    "character", ["\0", "\n", "\x7f", "\x9b", "\u200f", "\u2028", "\u202e", "\ud800", "\U000e0041"]
+)
+def test_characters_that_hide_or_move_text(character: str) -> None:
+    assert not encoding.visible(f"a{character}b")
+
+
+def test_everything_printable_is_visible() -> None:
+    hidden = [chr(n) for n in range(0x110000) if encoding._HIDDEN.search(chr(n))]
+    assert [character for character in hidden if character.isprintable()] == []
+
+
+def test_characters_of_a_later_unicode_are_visible() -> None:
+    """U+50000 was not assigned when this was written."""
+    assert encoding.visible("a\u00a0\ufffd\U00050000")
+
+
 def test_missing_member_is_named() -> None:
     with pytest.raises(EncodingError, match="x is missing"):
         encoding.integer({}, "x")
