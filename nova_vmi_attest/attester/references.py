@@ -63,9 +63,9 @@ class ReferenceCache:
         with self._lock:
             return tuple(self._loaded.values())
 
-    def missing(self, banner: bytes) -> None:
-        """A guest runs a Linux kernel with this banner, and no candidate has it."""
-        digest = hashlib.sha256(banner).hexdigest()
+    def missing(self, banner: str) -> None:
+        """A guest runs a Linux kernel that calls itself so (without the line end), and no candidate does."""
+        digest = hashlib.sha256(banner.encode() + b"\n").hexdigest()
         with self._lock:
             if len(self._wanted) < _BANNER_LIMIT:
                 self._wanted.setdefault(digest, 0.0)
@@ -96,8 +96,7 @@ class ReferenceCache:
             if entry.banner_digest not in banners:
                 continue
             self._ensure_blob(entry.manifest)
-            manifest = self._store.put_manifest(self._store.blob(entry.manifest))
-            self._ensure_blob(manifest.image.digest)
+            self._store.put_manifest(self._store.blob(entry.manifest))
             reference = self._store.open(entry.manifest, fetch=self._ensure_blob)
             with self._lock:
                 self._loaded[entry.manifest] = reference

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A round binds what was measured: nonces, leaves, log and quote belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from nova_vmi_attest.attester.guests import GuestRecord, GuestRegistry, GuestState
+from nova_vmi_attest.attester.journal import ForeignExtend, Journal
+from nova_vmi_attest.attester.measuring import unmeasured
+from nova_vmi_attest.attester.rounds import RoundRunner
+from nova_vmi_attest.evidence.batch import Batch, batch_root
+from nova_vmi_attest.evidence.challenge import Challenge, binding
+from nova_vmi_attest.evidence.log import EntryKind
+from nova_vmi_attest.evidence.measurement import Measurement, Unmeasured
+from tests.unit.attester.fake_tpm import PCR, FakeTpm
+
+VERIFIER = b"\x01" * 32
+GUESTS = tuple(uuid.UUID(int=number) for number in (3, 1, 2))
+
+
+class QuotingTpm(FakeTpm):
+    """Quotes without a signature: what is tested here is what is asked of the TPM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quoted: list[tuple[tuple[int, ...], bytes]] = []
+
+    def quote_with_values(
+        self, pcrs: Iterable[int], qualifying_data: bytes
+    ) -> tuple[bytes, bytes, dict[int, bytes]]:
+        self.quoted.append((tuple(pcrs), qualifying_data))
+        return b"attest", b"signature", self.read_pcrs(self.quoted[-1][0])
+
+
+class Measurer:
+    """Measures nothing, but says for whom."""
+
+    def measure_all(self, guests: Sequence[GuestRecord]) -> tuple[Measurement, ...]:
+        return tuple(unmeasured(item.guest, Unmeasured.BOOTING, "still booting") for item in guests)
+
+
+def challenge(number: int, since: int = 0) -> Challenge:
+    return Challenge("compute-1", number.to_bytes(32, "big"), since, 1, 2)
+
+
+@pytest.fixture
+def tpm() -> QuotingTpm:
+    return QuotingTpm()
+
+
+def run(tpm: QuotingTpm, path: Path, challenges: Sequence[Challenge], rounds: int = 1) -> Batch:
+    registry = GuestRegistry(lambda guest: None)
+    registry.reconcile([GuestRecord(guest, "guest", 1, GuestState.RUNNING) for guest in GUESTS])
+    with Journal(path, tpm, PCR) as journal:
+        runner = RoundRunner("compute-1", registry, Measurer(), tpm, journal, [PCR, 0, 7], lambda: b"DER")  # type: ignore[arg-type]
+        for _ in range(rounds):
+            batch = runner.run(VERIFIER, challenges)
+        assert journal.coverage.quoted == journal.next_recnum
+    return batch
+
+
+def test_one_quote_binds_every_guest_and_every_nonce(tpm: QuotingTpm, tmp_path: Path) -> None:
+    batch = run(tpm, tmp_path / "log", [challenge(2), challenge(1), challenge(2)])
+    bound = binding("compute-1", VERIFIER, batch.nonces)
+    assert batch.nonces == (challenge(1).nonce, challenge(2).nonce)
+    assert tpm.quoted == [((0, 7, PCR), bound)]
+    assert [item.guest for item in batch.guests] == sorted(GUESTS, key=lambda guest: guest.bytes)
+    assert len({item.salt for item in batch.guests}) == len(GUESTS)
+    entry = batch.entries[-1]
+    assert (entry.kind, entry.guests, entry.root) == (EntryKind.BATCH, len(GUESTS), batch_root(batch.guests, bound))
+    assert Batch.decode(batch.encode()) == batch
+
+
+def test_the_log_explains_the_pcr_that_was_quoted(tpm: QuotingTpm, tmp_path: Path) -> None:
+    batch = run(tpm, tmp_path / "log", [challenge(1)], rounds=3)
+    value = bytes(32)
+    for entry in batch.entries:
+        value = hashlib.sha256(value + entry.digest).digest()
+    assert batch.quote.pcrs[PCR] == value
+    assert [entry.recnum for entry in batch.entries] == [0, 1, 2, 3]
+
+
+def test_only_the_entries_that_a_verifier_lacks_travel(tpm: QuotingTpm, tmp_path: Path) -> None:
+    batch = run(tpm, tmp_path / "log", [challenge(1, since=3), challenge(2, since=2)], rounds=3)
+    assert [entry.recnum for entry in batch.entries] == [2, 3]
+
+
+def test_nothing_is_quoted_after_a_foreign_extend(tpm: QuotingTpm, tmp_path: Path) -> None:
+    run(tpm, tmp_path / "log", [challenge(1)])
+    tpm.extend(PCR, b"\xee" * 32)
+    tpm.quoted.clear()
+    with pytest.raises(ForeignExtend):
+        run(tpm, tmp_path / "log", [challenge(2)])
+    assert tpm.quoted == []
