@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test: an interrupted run still stops what it started."""
+"""What holds for every test: threads, no eventlet, and an interrupted run stops what it started."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from types import FrameType
 
 import pytest
+from oslo_service import backend
 
+# oslo.messaging imports oslo.service, which takes eventlet unless it was told before.
+backend.init_backend(backend.BackendType.THREADING)
 # The TPM software stack prints an error of its own for each that our tests provoke.
 os.environ.setdefault("TSS2_LOG", "all+none")
 
