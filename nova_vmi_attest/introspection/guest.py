@@ -29,7 +29,7 @@ XARRAY_DEPTH = 11  # 64 bits of index, 6 bits a level
 XARRAY_SLOTS = 64
 
 
-class GuestFault(AttestError):
+class GuestFault(AttestError):  # noqa: N818 - a fault of an address is what it is
     """The guest's memory does not hold what a healthy kernel's would.
 
     ``address`` is guest-virtual: the place that is not mapped, or where a structure stopped making sense.
@@ -52,10 +52,12 @@ class Guest:
         root = located.physical_base + vmlinux.offset_of("init_top_pgt")
         self.space = AddressSpace(memory, root, located.levels)
         self._pages: dict[int, bytes] = {}
+        self._symbols: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Forget the pages that were read: what follows sees the guest as it is now."""
+        """Forget what was read: what follows sees the guest as it is now."""
         self._pages.clear()
+        self.space.refresh()
 
     def page(self, va: int) -> bytes:
         """The 4 KiB page that holds ``va``.
@@ -144,8 +146,11 @@ class Guest:
 
         :raises SymbolError: the reference kernel has no such symbol.
         """
-        address = self.vmlinux.symbols[name]
-        return address if address < 1 << 32 else address + self.slide
+        found = self._symbols.get(name)
+        if found is None:
+            address = self.vmlinux.symbols[name]
+            found = self._symbols[name] = address if address < 1 << 32 else address + self.slide
+        return found
 
     def link(self, va: int) -> int:
         """Link-time address of a running address of the kernel image."""

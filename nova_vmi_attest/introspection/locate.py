@@ -37,22 +37,20 @@ CANDIDATE_LIMIT = 64
 SEARCH_BYTES = 512 << 20
 SEARCH_SECONDS = 1.0
 SEARCH_CHUNK = 1 << 20
-BANNER_BYTES = 256
+BANNER_BYTES = 512
+BANNER_LIMIT = 8
 SYSTEM_RUNNING = 3  # enum system_states, include/linux/kernel.h
-BANNER = re.compile(rb"(Linux version [0-9][\x20-\x7e]{4,480})\n\0")
+BANNER_START = b"Linux version "
+BANNER = re.compile(rb"(Linux version [0-9][\x20-\x7e]{4,480}\n)\0")
 
 
-class NotFound(AttestError):
-    """No kernel that can be measured, with the reason as the measurement states it.
+class NotFound(AttestError):  # noqa: N818 - it states an outcome
+    """No kernel that can be measured, with the reason as the measurement states it."""
 
-    ``banner`` is what an unknown kernel calls itself: the guest's word, bounded and printable.
-    """
-
-    def __init__(self, reason: Unmeasured, detail: str, banner: str = "") -> None:
+    def __init__(self, reason: Unmeasured, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
-        self.banner = banner
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Located:
 def find_kernel(memory: GuestMemory, references: Sequence[Vmlinux]) -> Located:
     """The one running kernel among the references.
 
-    :raises NotFound: none of them (reason ``NO_KERNEL``: the caller may :func:`search_banner`), one that has
+    :raises NotFound: none of them (reason ``NO_KERNEL``: the caller may :func:`search_banners`), one that has
         not built its page tables (``BOOTING``), or several (``UNSUPPORTED``).
     :raises GuestGone: the guest ended meanwhile.
     """
@@ -132,29 +130,30 @@ def entered_by_trampoline(memory: GuestMemory, vmlinux: Vmlinux, located: Locate
     return bool(ours & PRESENT) and (ours ^ theirs) & (FRAME | PRESENT) == 0
 
 
-def search_banner(memory: GuestMemory) -> str | None:
-    """What an unknown Linux kernel in populated memory calls itself, printable and at most 256 characters.
+def search_banners(memory: GuestMemory) -> tuple[bytes, ...]:
+    """What unknown Linux kernels in populated memory call themselves: bytes as ``linux_banner`` has them.
 
-    Reads at most 512 MiB, for about one second; None when there is none within that.
+    A build has more than one text like it, so all are given, at most 8, printable but for the newline that
+    ends them. Reads at most 512 MiB, for about one second; empty when there is none within that.
     """
     deadline = time.monotonic() + SEARCH_SECONDS
     left = SEARCH_BYTES
+    found: dict[bytes, None] = {}
     for part in memory.populated():
         tail = b""
         for start in range(part.start, part.end, SEARCH_CHUNK):
             size = min(SEARCH_CHUNK, part.end - start, left)
-            if size <= 0 or time.monotonic() > deadline:
-                return None
+            if size <= 0 or time.monotonic() > deadline or len(found) >= BANNER_LIMIT:
+                return tuple(found)
             try:
                 data = tail + memory.read(start, size)
             except MemoryFault:
                 break
             left -= size
-            found = BANNER.search(data)
-            if found:
-                return found[1][:BANNER_BYTES].decode("ascii")
-            tail = data[-2 * BANNER_BYTES :]
-    return None
+            if BANNER_START in data:
+                found.update((match[1], None) for match in BANNER.finditer(data))
+            tail = data[-BANNER_BYTES:]
+    return tuple(found)[:BANNER_LIMIT]
 
 
 def _candidates(memory: GuestMemory, references: Sequence[Vmlinux]) -> Iterator[tuple[int, int]]:
@@ -206,10 +205,8 @@ def _anchored(memory: GuestMemory, references: Sequence[Vmlinux], located: Locat
         live = b""
     if live == wanted:
         return located
-    text = BANNER.match(live)
-    banner = text[1][:BANNER_BYTES].decode("ascii") if text else ""
     detail = "a kernel with the build id of a reference runs, but its banner differs"
-    raise NotFound(Unmeasured.UNKNOWN_KERNEL, detail, banner)
+    raise NotFound(Unmeasured.UNKNOWN_KERNEL, detail)
 
 
 def _slide(memory: GuestMemory, vmlinux: Vmlinux, base: int) -> int | None:

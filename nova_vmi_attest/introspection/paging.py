@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nova_vmi_attest.errors import AttestError
-from nova_vmi_attest.introspection.memory.base import GuestMemory, MemoryFault
+from nova_vmi_attest.introspection.memory.base import Bytes, GuestMemory, MemoryFault
 
 PRESENT, WRITABLE, USER, LARGE = 1 << 0, 1 << 1, 1 << 2, 1 << 7
 ACCESSED, DIRTY = 1 << 5, 1 << 6
@@ -25,6 +25,7 @@ PAGE = 0x1000
 ENTRIES = 512
 # 512 GiB of direct map in 4 KiB pages would need 262,144 tables; 2 MiB pages are the rule, 64 Ki are plenty.
 TABLE_LIMIT = 1 << 16
+KEPT_TABLES = 4096
 
 
 class PagingError(AttestError):
@@ -52,7 +53,20 @@ class Leaves:
     va: NDArray[np.uint64]
     gpa: NDArray[np.uint64]
     size: NDArray[np.uint64]
-    flags: NDArray[np.uint64]  # PRESENT, WRITABLE and USER that every level grants
+    # PRESENT, WRITABLE and USER where every level grants them, NO_EXECUTE where any level sets it.
+    flags: NDArray[np.uint64]
+
+    def select(self, mask: NDArray[np.bool_]) -> Leaves:
+        """Those that the mask chooses."""
+        return Leaves(self.va[mask], self.gpa[mask], self.size[mask], self.flags[mask])
+
+    def executable(self) -> Leaves:
+        """Those that the CPU may fetch instructions from."""
+        return self.select((self.flags & np.uint64(NO_EXECUTE)) == 0)
+
+    def writable(self) -> Leaves:
+        """Those that the kernel may write to."""
+        return self.select((self.flags & np.uint64(WRITABLE)) != 0)
 
 
 def canonical(address: int, levels: int) -> bool:
@@ -62,7 +76,7 @@ def canonical(address: int, levels: int) -> bool:
 
 
 class AddressSpace:
-    """The mappings below one top-level table.
+    """The mappings below one top-level table. A table is read once and kept until :meth:`refresh`.
 
     :param root: guest-physical address of the top-level table.
     :param levels: 4 or 5.
@@ -72,6 +86,21 @@ class AddressSpace:
         self.memory = memory
         self.root = root & FRAME
         self.levels = levels
+        self._tables: dict[int, bytes] = {}
+        self._walked: _Walk | None = None
+
+    def refresh(self) -> None:
+        """Forget the tables that were read: what follows sees them as they are now."""
+        self._tables.clear()
+
+    def _table(self, address: int) -> bytes:
+        held = self._tables.get(address)
+        if held is None:
+            held = self.memory.read(address, PAGE)
+            if len(self._tables) >= KEPT_TABLES:
+                self._tables.clear()
+            self._tables[address] = held
+        return held
 
     def table(self, address: int) -> NDArray[np.uint64]:
         """The 512 entries of the table at a guest-physical address.
@@ -79,7 +108,7 @@ class AddressSpace:
         :raises PagingError: it is not RAM.
         """
         try:
-            return np.frombuffer(self.memory.read(address, PAGE), dtype="<u8")
+            return np.frombuffer(self._table(address), dtype="<u8")
         except MemoryFault as fault:
             raise PagingError(f"page table at guest-physical {address:#x} is not RAM") from fault
 
@@ -91,10 +120,11 @@ class AddressSpace:
         for level in range(self.levels - 1, -1, -1):
             shift = 12 + 9 * level
             try:
-                raw = self.memory.read(table + (va >> shift & 511) * 8, 8)
+                held = self._table(table)
             except MemoryFault:
                 return None
-            entry = int.from_bytes(raw, "little")
+            at = (va >> shift & 511) * 8
+            entry = int.from_bytes(held[at : at + 8], "little")
             if not entry & PRESENT:
                 return None
             granted &= entry
@@ -134,29 +164,35 @@ class AddressSpace:
         if size:
             yield start, physical, size
 
-    def leaves(self, first: int = ENTRIES // 2, executable_only: bool = False) -> Leaves:
+    def leaves(self, first: int = ENTRIES // 2) -> Leaves:
         """Every mapping from index ``first`` of the top-level table on, in ascending order of address.
 
-        ``executable_only`` leaves out what any level marks no-execute. The walk goes level by level over
-        whole arrays of tables: tables that point to themselves end at the lowest level.
+        The walk goes level by level over whole arrays of tables: tables that point to themselves end at the
+        lowest level. When no table changed since the last walk, its result is given again.
 
         :raises PagingError: a table is not RAM, or there are more than :data:`TABLE_LIMIT`.
         """
-        tables = [self.root]
+        last = self._walked
+        if last is not None and last.first == first and self._unchanged(last):
+            return last.leaves
+        tables = np.array([self.root], np.uint64)
         bases = np.zeros(1, np.uint64)
         granted = np.full(1, PRESENT | WRITABLE | USER, np.uint64)
+        denied = np.zeros(1, np.uint64)
         found: list[Leaves] = []
+        walk: list[tuple[list[int], Bytes]] = []
         visited = 0
         for level in range(self.levels - 1, -1, -1):
             visited += len(tables)
             if visited > TABLE_LIMIT:
                 raise PagingError(f"more than {TABLE_LIMIT} page tables")
-            if not tables:
+            if not len(tables):
                 break
-            entries = np.stack([self.table(at) for at in tables])
+            numbers = tables.tolist()
+            content = self._read_tables(numbers)
+            walk.append((numbers, content))
+            entries = content.view("<u8").reshape(-1, ENTRIES)
             keep = (entries & np.uint64(PRESENT)) != 0
-            if executable_only:
-                keep &= (entries & np.uint64(NO_EXECUTE)) == 0
             if level == self.levels - 1:
                 keep[:, :first] = False
             row, column = np.nonzero(keep)
@@ -164,25 +200,46 @@ class AddressSpace:
             address = bases[row] | column.astype(np.uint64) << np.uint64(12 + 9 * level)
             if level == self.levels - 1:
                 address |= _sign_bits(column, self.levels)
-            flags = granted[row] & chosen
+            allowed = granted[row] & chosen
+            forbidden = denied[row] | (chosen & np.uint64(NO_EXECUTE))
             final = np.ones(len(chosen), bool) if level == 0 else np.zeros(len(chosen), bool)
             if 0 < level <= 2:
                 final = (chosen & np.uint64(LARGE)) != 0
-            found.append(_as_leaves(address[final], chosen[final], flags[final], level))
-            tables = (chosen[~final] & np.uint64(FRAME)).tolist()
-            bases, granted = address[~final], flags[~final]
-        return _sorted(found)
+            found.append(_as_leaves(address[final], chosen[final], (allowed | forbidden)[final], level))
+            tables = chosen[~final] & np.uint64(FRAME)
+            bases, granted, denied = address[~final], allowed[~final], forbidden[~final]
+        leaves = _sorted(found)
+        self._walked = _Walk(first, tuple(walk), leaves)
+        return leaves
+
+    def _read_tables(self, addresses: list[int]) -> Bytes:
+        return np.concatenate([self.table(at).view(np.uint8) for at in addresses])
+
+    def _unchanged(self, last: _Walk) -> bool:
+        try:
+            return all(np.array_equal(self._read_tables(numbers), held) for numbers, held in last.tables)
+        except PagingError:
+            return False
 
     def executable_leaves(self, start_index: int = ENTRIES // 2) -> Iterator[Leaf]:
         """Every mapping from that index of the top-level table on that the CPU may fetch instructions from.
 
         :raises PagingError: as :meth:`leaves`.
         """
-        found = self.leaves(start_index, executable_only=True)
+        found = self.leaves(start_index).executable()
         for va, gpa, size, flags in zip(
             found.va.tolist(), found.gpa.tolist(), found.size.tolist(), found.flags.tolist(), strict=True
         ):
             yield Leaf(va, gpa, size, bool(flags & WRITABLE), bool(flags & USER))
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """What one walk read, level by level, and what came of it."""
+
+    first: int
+    tables: tuple[tuple[list[int], Bytes], ...]
+    leaves: Leaves
 
 
 def _sign_bits(column: NDArray[np.int64], levels: int) -> NDArray[np.uint64]:
