@@ -54,7 +54,7 @@ def run(command: Sequence[str | Path], **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy without history: no file gets in only because git knows it, or from a build before."""
+    """Built from a copy without history: no file gets in only because git knows it, or an older build."""
     tree = tmp_path_factory.mktemp("tree")
     for name in SOURCES:
         if (ROOT / name).is_dir():
