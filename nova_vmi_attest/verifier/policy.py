@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from oslo_config import cfg
 
 from nova_vmi_attest.errors import AttestError
-from nova_vmi_attest.evidence.measurement import CheckResult, Finding, Measurement, Outcome, Status
+from nova_vmi_attest.evidence.measurement import CheckResult, Finding, Integrity, Measurement, Outcome, Status
 from nova_vmi_attest.evidence.measurement_codec import MAX_DETAIL, MAX_NAME, MAX_SYMBOL
 from nova_vmi_attest.evidence.result import MAX_REASONS, GuestResult, Reason, Verdict
 
@@ -130,7 +130,7 @@ class Policy:
         missing: list[Reason] = []
         tolerated: list[Reason] = []
         self._judge_kernel(measurement, references, against, missing, tolerated)
-        self._judge_checks(integrity.checks, against, missing, tolerated)
+        self._judge_checks(integrity, against, missing, tolerated)
         if (unexplained := integrity.unexplained_bytes) and not against:
             against.append(reason("unexplained_bytes", length=unexplained, detail="in no finding of a check"))
         if not integrity.code_bytes:
@@ -171,26 +171,37 @@ class Policy:
 
     def _judge_checks(
         self,
-        checks: Iterable[CheckResult],
+        integrity: Integrity,
         against: list[Reason],
         missing: list[Reason],
         tolerated: list[Reason],
     ) -> None:
         """Every check that is required must be there and have passed; the others are only reported."""
         seen: set[str] = set()
-        for check in checks:
+        for check in integrity.checks:
             seen.add(check.check)
             required = check.check in self.required_checks
             if check.outcome is Outcome.FAILED:
-                target = against if required and not self._tolerates(check) else tolerated
+                target = against if required and not self._tolerates(check, integrity) else tolerated
                 target.extend(_findings(check))
             elif check.outcome is Outcome.INCOMPLETE and required:
                 missing.append(reason(check.check, detail=f"incomplete: {check.detail}"))
         for name in sorted(self.required_checks - seen):
             missing.append(reason(name, detail="the agent did not run this check"))
 
-    def _tolerates(self, check: CheckResult) -> bool:
-        return self.unsafe_tolerate_hooks and check.check == _HOOKS
+    def _tolerates(self, check: CheckResult, integrity: Integrity) -> bool:
+        """Whether a relaxation covers all that a failed check found.
+
+        A module that no package has is one finding; whatever more is said of it, such as that it is hidden,
+        is not covered.
+        """
+        if check.check == _HOOKS:
+            return self.unsafe_tolerate_hooks
+        if check.check != _MODULES or not self.unsafe_tolerate_unlisted_modules or check.truncated:
+            return False
+        unlisted = {module.name for module in integrity.modules if not module.reference}
+        found = [finding.symbol for finding in check.findings]
+        return bool(found) and len(found) == len(set(found)) and unlisted.issuperset(found)
 
 
 def reason(check: str, symbol: str = "", offset: int = 0, length: int = 0, detail: str = "") -> Reason:

@@ -118,7 +118,8 @@ class VerifierService:
         """
         deadline = time.monotonic() + timeout
         while True:
-            # In this order: an answer that comes in between is then seen, and an older one is not taken for it.
+            # In this order: an answer that comes in between is then seen, and an older one is not taken for
+            # it.
             answered = not self._is_asked(host)
             newest = self._results.newest(host)
             if answered and newest is not None and newest.sequence > after_sequence:
