@@ -183,7 +183,7 @@ class Build:
 
 
 def absolute(data: NDArray[np.uint8], start: int, entry: np.dtype[np.void]) -> NDArray[np.int64]:
-    """A table of self-relative fields at offset ``start`` as rows of offsets; flags stay in the last column."""
+    """A table of self-relative fields at offset ``start`` as rows of offsets; flags stay in the last one."""
     count = len(data) // entry.itemsize
     table = np.frombuffer(data[: count * entry.itemsize].tobytes(), entry)
     at = start + np.arange(count, dtype=np.int64) * entry.itemsize

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading many small values of a guest at once: thousands of keys cost a few views instead of as many reads."""
+"""Reading many small values of a guest at once: thousands of keys cost a few views, not a read each."""
 
 from __future__ import annotations
 

@@ -123,7 +123,8 @@ class Structures:
             executable = self.path(file) if file else ""
         name = guest.read(address + offset("task_struct", "comm"), 16).split(b"\0")[0]
         pid = guest.s32(address + offset("task_struct", "pid"))
-        return Task(pid, printable(name, NAME_BYTES), guest.u32(credentials + offset("cred", "uid")), executable)
+        uid = guest.u32(credentials + offset("cred", "uid"))
+        return Task(pid, printable(name, NAME_BYTES), uid, executable)
 
     def top_table(self, address: int) -> int | None:
         """Guest-virtual address of a task's top-level page table; None for a kernel thread."""
@@ -219,7 +220,8 @@ class Structures:
             raise GuestFault(table, f"a module of {count} sections")
         step = guest.vmlinux.btf.size("module_sect_attr")
         at = table + offset("module_sect_attrs", "attrs")
-        name_at, address_at = offset("module_sect_attr", "battr.attr.name"), offset("module_sect_attr", "address")
+        name_at = offset("module_sect_attr", "battr.attr.name")
+        address_at = offset("module_sect_attr", "address")
         found: dict[str, int] = {}
         for entry in range(at, at + count * step, step):
             name = guest.cstr(guest.u64(entry + name_at), NAME_BYTES)

@@ -126,7 +126,8 @@ class Findings:
 
     def result(self) -> CheckResult:
         """What the check came to."""
-        outcome = Outcome.FAILED if self._found else Outcome.INCOMPLETE if self._incomplete else Outcome.PASSED
+        unfinished = Outcome.INCOMPLETE if self._incomplete else Outcome.PASSED
+        outcome = Outcome.FAILED if self._found else unfinished
         return CheckResult(
             check=self.check,
             outcome=outcome,

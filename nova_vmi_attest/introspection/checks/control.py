@@ -121,13 +121,14 @@ class ControlData(Check):
         return False
 
     def _module_call(self, context: CheckContext, findings: Findings, address: int, target: int) -> None:
-        """A key that a module owns: its target is a function of the kernel or of a module that is verified."""
+        """A key that a module owns leads to a function of the kernel, or of a module that is verified."""
         if self._names(context, target):
             return
         if any(target in module.functions for module in context.state.modules.values()):
             return
         detail = f"static call to {context.name(target)}"
-        findings.add(context.name(address), detail, length=8, address=address, actual=target.to_bytes(8, "little"))
+        actual = target.to_bytes(8, "little")
+        findings.add(context.name(address), detail, length=8, address=address, actual=actual)
 
     def _names(self, context: CheckContext, address: int) -> tuple[str, ...]:
         """Names of the kernel function that starts at a running address; empty when none does."""
@@ -182,7 +183,8 @@ class ControlData(Check):
             detail = f"returns go to {context.name(target)} without the capability that selects it"
         else:
             return
-        findings.add("x86_return_thunk", detail, length=8, address=address, actual=target.to_bytes(8, "little"))
+        actual = target.to_bytes(8, "little")
+        findings.add("x86_return_thunk", detail, length=8, address=address, actual=actual)
 
     def _capabilities(self, context: CheckContext, findings: Findings) -> None:
         """What the boot CPU's record has, every online CPU's own record has too."""

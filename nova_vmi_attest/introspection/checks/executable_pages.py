@@ -91,7 +91,8 @@ class ExecutablePages(Check):
     def _packs(self, context: CheckContext, findings: Findings) -> list[Extent]:
         """The packs of BPF programs: their unused chunks are filler."""
         guest, structures = context.guest, context.structures
-        if guest.vmlinux.symbols.get("pack_list") is None or not guest.vmlinux.btf.has("bpf_prog_pack", "ptr"):
+        known = guest.vmlinux.btf.has("bpf_prog_pack", "ptr")
+        if guest.vmlinux.symbols.get("pack_list") is None or not known:
             return []
         offset = structures.offset
         member = offset("bpf_prog_pack", "list")

@@ -91,7 +91,8 @@ class Modules(Check):
         try:
             module = context.structures.module(address)
         except GuestFault:
-            findings.add("modules", f"a module without a readable description is not in {view}", address=address)
+            detail = f"a module without a readable description is not in {view}"
+            findings.add("modules", detail, address=address)
             return
         if module.state == MODULE_LIVE:
             findings.add(module.name, f"hidden: the module is not in {view}", address=address)
@@ -100,13 +101,12 @@ class Modules(Check):
 
     def _overlaps(self, modules: list[LiveModule], findings: Findings) -> None:
         """Each module has memory of its own, inside the region for modules."""
-        parts = sorted((extent.base, extent.size, module.name) for module in modules for extent in module.extents)
+        parts = sorted((part.base, part.size, module.name) for module in modules for part in module.extents)
         end = MODULES_START
         for base, size, name in parts:
             if base < end or base + size > MODULES_END:
-                findings.add(name, "its memory overlaps another module's, or lies outside the region for
-                modules",
-                             address=base, length=size)  # fmt: skip
+                detail = "its memory overlaps another module's, or lies outside the region for modules"
+                findings.add(name, detail, address=base, length=size)
             end = max(end, base + size)
 
     def _examine_one(self, context: CheckContext, findings: Findings, module: LiveModule) -> bool:

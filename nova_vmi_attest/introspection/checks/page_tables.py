@@ -57,9 +57,7 @@ class PageTables(Check):
         inside = leaves.select((leaves.va < end) & (leaves.va + leaves.size > start))
         there = inside.va.astype(np.int64) - np.int64(base - (1 << 64)) + np.int64(guest.physical_base)
         elsewhere = inside.gpa.astype(np.int64) != there
-        for va, gpa, size in zip(
-            inside.va[elsewhere].tolist(), inside.gpa[elsewhere].tolist(), inside.size[elsewhere].tolist(), strict=True
-        ):
+        for va, gpa, size in _rows(inside.select(elsewhere)):
             detail = f"{size:#x} bytes are mapped to guest-physical {gpa:#x}, outside the kernel image"
             findings.add(context.name(va), detail, length=size, address=va)
         mapped = np.zeros(-(-build.read_only.end // PAGE), np.bool_)
@@ -106,7 +104,7 @@ class PageTables(Check):
         kernel = {va: (gpa, size) for va, gpa, size in _rows(guest.space.leaves().executable())}
         for va, gpa, size in _rows(space.leaves().executable()):
             if kernel.get(va, (None, 0))[0] != gpa and guest.space.translate(va) != gpa:
-                detail = f"user mode's page table maps {size:#x} executable bytes to {gpa:#x}, the kernel's do not"
+                detail = f"user mode's page table alone maps {size:#x} executable bytes to {gpa:#x}"
                 findings.add(context.name(va), detail, length=size, address=va)
         return half
 
@@ -134,7 +132,8 @@ class PageTables(Check):
             return []
         slots = np.flatnonzero((table[HALF:] ^ wanted) & STABLE) + HALF
         own = LDT_SLOT[guest.located.levels]
-        odd = [f"slot {slot} of the {mode} page table is not the kernel's" for slot in slots.tolist() if slot != own]
+        strange = [slot for slot in slots.tolist() if slot != own]
+        odd = [f"slot {slot} of the {mode} page table is not the kernel's" for slot in strange]
         if own in slots.tolist():
             space = AddressSpace(guest.memory, physical, guest.located.levels)
             shift = 3 + 9 * guest.located.levels

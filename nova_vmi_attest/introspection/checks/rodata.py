@@ -29,6 +29,7 @@ from nova_vmi_attest.introspection.build import (
     canonical_order,
 )
 from nova_vmi_attest.introspection.checks.base import Check, CheckContext, Findings
+from nova_vmi_attest.introspection.guest import WORD
 from nova_vmi_attest.introspection.memory.base import Bytes
 
 POINTER_LIMIT = 64
@@ -100,11 +101,9 @@ class ReadOnlyData(Check):
             if tuple(row) in missing:
                 continue
             key = base + (row[-1] & ~(INIT_FLAG | 1))
-            findings.add(
-                names[0],
-                f"a site that the build does not have: code {context.name(base + row[0])}, key
-                {context.name(key)}", length=entry.itemsize, address=(base + row[0]) & ((1 << 64) - 1),
-            )
+            code = context.name((base + row[0]) & WORD)
+            detail = f"a site that the build does not have: code {code}, key {context.name(key & WORD)}"
+            findings.add(names[0], detail, length=entry.itemsize, address=(base + row[0]) & WORD)
         if not findings:
             findings.add(names[0], "the table repeats sites and lacks others", length=span.size)
 
