@@ -219,8 +219,9 @@ class Tpm:
     def epoch(self) -> tuple[int, int]:
         """(resetCount, restartCount): the pair changes whenever PCRs may have been reset."""
         with self._command("read the clock"):
-            clock = self._esys.read_clock().clockInfo
-            return int(clock.resetCount), int(clock.restartCount)
+            # Parts of a structure live in its memory: the whole has to stay referenced.
+            time = self._esys.read_clock()
+            return int(time.clockInfo.resetCount), int(time.clockInfo.restartCount)
 
     def pcr_rights(self) -> PcrRights:
         """What software may do with each PCR, as the TPM states it."""
