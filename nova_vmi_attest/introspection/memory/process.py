@@ -34,7 +34,7 @@ from nova_vmi_attest.introspection.memory.domain import DomainMemory, Source
 from nova_vmi_attest.introspection.memory.layout import PAGE, clip
 from nova_vmi_attest.introspection.memory.mappings import RamMapping
 from nova_vmi_attest.introspection.memory.qemu import QemuProcess
-from nova_vmi_attest.introspection.memory.ram_file import MAX_EXTENTS
+from nova_vmi_attest.introspection.memory.sparse import MAX_EXTENTS
 
 CHUNK = 1 << 20
 

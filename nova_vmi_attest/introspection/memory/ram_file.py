@@ -3,8 +3,8 @@
 
 Two ways to the same bytes. ``read`` copies with pread(2), which finds zeros in a hole of the file and leaves
 the hole alone. ``view`` maps: no copy, but touching a hole would allocate it, and touching what cannot be
-allocated (a full tmpfs, a file that was cut) raises SIGBUS, which no Python code survives. So a view asks
-SEEK_HOLE first, and copies unless every byte of it is allocated and inside the file.
+allocated (a full tmpfs, a file that was cut) raises SIGBUS, which no Python code survives. So a view
+asks first (see :mod:`.sparse`), and copies unless every byte of it is allocated and inside the file.
 
 Trusted: QEMU and root. Whoever else may write the file can only alter it, as the guest can; cutting it needs
 QEMU's user. libvirt unlinks the file when the guest stops; the inode, and the RAM of the host that it
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import errno
 import mmap
 import os
 import stat
@@ -39,9 +38,8 @@ from nova_vmi_attest.introspection.memory.domain import DomainMemory
 from nova_vmi_attest.introspection.memory.layout import clip
 from nova_vmi_attest.introspection.memory.mappings import RamMapping
 from nova_vmi_attest.introspection.memory.qemu import QemuProcess
+from nova_vmi_attest.introspection.memory.sparse import data_extents, has_no_hole, is_resident
 
-# More runs of data than this are not told apart: what follows counts as populated.
-MAX_EXTENTS = 1 << 16
 _HUGE_PAGE = 2 << 20
 
 
@@ -198,10 +196,9 @@ class RamFileMemory(RamFiles):
         file = self._files[index]
         if not file.mappable:
             return False
-        try:
-            return os.lseek(file.descriptor, start, os.SEEK_HOLE) >= start + length
-        except OSError:
-            return False
+        if is_resident(file.descriptor, self._mapped(index), start, length):
+            return True
+        return has_no_hole(file.descriptor, start, length)
 
     def _mapped(self, index: int) -> Bytes:
         if index not in self._maps:
@@ -249,30 +246,3 @@ def _candidates(process: QemuProcess, mapping: RamMapping) -> Iterator[str]:
         yield from (f"{directory}/{entry}" for entry in os.listdir(directory))
     except OSError:
         return
-
-
-def data_extents(descriptor: int, size: int) -> list[tuple[int, int]]:
-    """The (start, end) offsets of ``descriptor`` that hold data, page-aligned; all of it where holes are not
-    known.
-
-    :raises ReaderError: the file system failed.
-    """
-    extents: list[tuple[int, int]] = []
-    position = 0
-    while position < size:
-        try:
-            start = os.lseek(descriptor, position, os.SEEK_DATA)
-            end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                break
-            if error.errno == errno.EINVAL:
-                return [(0, size)]
-            raise ReaderError(f"holes of the RAM file cannot be found: {error.strerror}") from error
-        if start >= size:
-            break
-        if len(extents) >= MAX_EXTENTS:
-            end = size
-        extents.append((start, end))
-        position = end
-    return extents

@@ -56,7 +56,8 @@ PAGES = [bytes([value]) * 4096 for value in range(8)]
 SAMPLE = core(
     [
         (NOTE, 0, b"note"), (LOAD, 4 << 30, PAGES[4]), (LOAD, 0x9F000, PAGES[1] + PAGES[2]),
-        (LOAD, 0x100000, PAGES[3]), (LOAD, 0x101000, PAGES[5]), (LOAD, 0xFFFC0000, PAGES[6]), (LOAD, 0x200000, b""),
+        (LOAD, 0x100000, PAGES[3]), (LOAD, 0x101000, PAGES[5]),
+        (LOAD, 0xFFFC0000, PAGES[6]), (LOAD, 0x200000, b""),
     ]
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ import pytest
 from nova_vmi_attest.introspection.memory.base import GuestGone, MemoryFault, MemoryRange, ReaderError
 from nova_vmi_attest.introspection.memory.layout import guest_ranges
 from nova_vmi_attest.introspection.memory.libvmi import LibvmiMemory
-from nova_vmi_attest.introspection.memory.ram_file import RamFile, RamFileMemory, RamFiles, data_extents
+from nova_vmi_attest.introspection.memory.ram_file import RamFile, RamFileMemory, RamFiles
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -154,9 +154,3 @@ def test_a_huge_page_file_is_not_mapped_unless_it_was_allocated(path: Path) -> N
         file.write(b"LIVE")
     assert view.tobytes() == b"\0\1\2\3"
     memory.close()
-
-
-def test_more_runs_than_are_told_apart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nova_vmi_attest.introspection.memory.ram_file.MAX_EXTENTS", 1)
-    with open(path, "rb") as file:
-        assert data_extents(file.fileno(), SIZE) == [(4 * MIB, 4 * MIB + 8192), (12 * MIB, SIZE)]
