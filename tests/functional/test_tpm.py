@@ -13,18 +13,28 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from lab.tpm import SoftwareTpm
 from tpm2_pytss import ESAPI, TCTILdr
-from tpm2_pytss.constants import ESYS_TR, TPM2_CAP
-from tpm2_pytss.types import TPM2B_PUBLIC, TPM2B_SENSITIVE_CREATE, TPMT_PUBLIC
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPMA_NV
+from tpm2_pytss.types import (
+    TPM2B_NV_PUBLIC,
+    TPM2B_PUBLIC,
+    TPM2B_SENSITIVE_CREATE,
+    TPMS_NV_PUBLIC,
+    TPMT_PUBLIC,
+)
+from tpm2_pytss.utils import NVReadEK, create_ek_template
 
 from nova_vmi_attest.attester.journal import ForeignExtend, Journal
 from nova_vmi_attest.evidence.log import check_chain, replay
 from nova_vmi_attest.tpm import keys
+from nova_vmi_attest.tpm.credential import make_challenge
 from nova_vmi_attest.tpm.device import Tpm, TpmError
 from nova_vmi_attest.tpm.endorsement import load_certificate
 from nova_vmi_attest.tpm.quote import QuoteError, verify_quote
 from nova_vmi_attest.tpm.structures import Public
+from tests.unit.tpm.maker import Maker
 
 HANDLE = 0x81010030
 PCR = 13
@@ -325,10 +335,40 @@ def test_the_log_survives_crashes_reboots_and_power_cuts(tmp_path: Path) -> None
         assert run() == expected + " boot batch"
 
 
-def test_what_the_endorsement_finds_without_a_certificate(
-    chip: SoftwareTpm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def p256(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a chip whose maker certified its P-256 EK alone."""
     monkeypatch.setattr(keys, "_ENDORSEMENTS", (("EK-ECC256", 0x01C0000A, 0x81010002),))
+
+
+@pytest.mark.usefixtures("p256")
+def test_a_tpm_without_an_ek_certificate(chip: SoftwareTpm) -> None:
     with Tpm(chip.tcti) as tpm, pytest.raises(TpmError, match="no EK certificate") as caught:
         tpm.ek_certificate()
     assert "maker" in caught.value.remedy
+
+
+@pytest.mark.usefixtures("p256")
+def test_a_p256_ek_serves_as_well(tmp_path: Path) -> None:
+    maker = Maker()
+    with SoftwareTpm(tmp_path) as chip:
+        with ESAPI(chip.tcti) as esys:
+            area = create_ek_template("EK-ECC256", NVReadEK(esys))[1]
+            ek, public, *_ = esys.create_primary(TPM2B_SENSITIVE_CREATE(), area, ESYS_TR.ENDORSEMENT)
+            esys.flush_context(ek)
+            certificate = maker.certify(Public.parse(public.marshal()).key)
+            data = certificate.public_bytes(Encoding.DER) + b"\xff" * 40
+            space = TPMS_NV_PUBLIC(
+                nvIndex=0x01C0000A,
+                nameAlg=TPM2_ALG.SHA256,
+                attributes=TPMA_NV.OWNERWRITE | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD,
+                dataSize=len(data),
+            )
+            index = esys.nv_define_space(b"", TPM2B_NV_PUBLIC(nvPublic=space), auth_handle=ESYS_TR.OWNER)
+            esys.nv_write(index, data, 0, auth_handle=ESYS_TR.OWNER)
+        with Tpm(chip.tcti) as tpm:
+            assert load_certificate(tpm.ek_certificate()) == certificate
+            ak = tpm.provision_ak(HANDLE)
+            made = make_challenge(certificate, tpm.ek_public(), ak.public)
+            assert tpm.activate(made.credential, made.encrypted_secret) == made.secret
+        assert left_in(chip) == {"loaded": 0, "saved": 0, "transient": 0}
