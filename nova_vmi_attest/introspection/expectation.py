@@ -28,7 +28,7 @@ Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
 
 WORD = 8
-CHUNK_WORDS = 1 << 15  # 256 KiB each of live memory and of the reference: temporaries stay in cache
+CHUNK_WORDS = 1 << 16  # 512 KiB each of live memory and of the reference: temporaries stay in cache
 MAX_BYTES = (1 << 32) * WORD  # word numbers are kept as uint32
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import random
+import re
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from nova_vmi_attest.introspection.guest import Guest
 from nova_vmi_attest.introspection.locate import find_kernel
 from nova_vmi_attest.introspection.memory.base import Bytes, GuestMemory
 from nova_vmi_attest.introspection.memory.layout import guest_ranges
+from nova_vmi_attest.introspection.replay.features import RETPOLINE, RETPOLINE_LFENCE
+from nova_vmi_attest.introspection.replay.indirect_thunks import feature
 from nova_vmi_attest.introspection.replay.module import ReplayedModule, replay_module
 from nova_vmi_attest.introspection.replay.text import Replayed, replay_kernel
 from nova_vmi_attest.kernel.module import ModuleObject, normalised
@@ -98,6 +102,40 @@ class Booted:
         return [
             replay_module(self.guest, vmlinux, one.module, one.addresses, resolve) for one in self.modules
         ]
+
+
+class Debugger:
+    """As much of the GDB remote protocol as it takes to stop at a function once and change memory."""
+
+    def __init__(self, address: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(60)
+        self._socket.connect(str(address))
+        self._received = b""
+
+    def command(self, text: str) -> str:
+        data = text.encode()
+        self._socket.sendall(b"$%s#%02x" % (data, sum(data) & 0xFF))
+        while (found := re.search(rb"\$([^#]*)#..", self._received)) is None:
+            self._received += self._socket.recv(4096)
+        self._received = self._received[found.end() :]
+        self._socket.sendall(b"+")
+        return found[1].decode()
+
+    def run_to(self, address: int) -> None:
+        self.command(f"Z1,{address:x},1")
+        assert self.command("c").startswith("T05")
+        self.command(f"z1,{address:x},1")
+
+    def change(self, address: int, set_bits: int, clear_bits: int) -> None:
+        """Change bits of the 32-bit word at an address."""
+        old = int.from_bytes(bytes.fromhex(self.command(f"m{address:x},4")), "little")
+        new = (old | set_bits) & ~clear_bits
+        assert self.command(f"M{address:x},4:{new.to_bytes(4, 'little').hex()}") == "OK"
+
+    def leave(self) -> None:
+        self.command("D")
+        self._socket.close()
 
 
 @functools.cache
@@ -202,3 +240,35 @@ def test_every_byte_of_every_module_is_explained(booted: Booted) -> None:
         (m.name, (), (), ()) for m in replayed
     ]
     assert sum(len(s.expected) for m in replayed for s in m.sections if s.executable) > 300_000
+
+
+@pytest.mark.parametrize("lfence", [False, True])
+def test_indirect_branches_through_thunks_are_explained(tmp_path: Path, lfence: bool) -> None:
+    """Emulation offers no CPU that needs them with retpolines off: the kernel is told so before patching."""
+    debugger, vmlinux = tmp_path / "gdb", vmlinux_of("cloud")
+    number = feature(vmlinux)
+    assert number is not None
+    word = vmlinux.symbols["boot_cpu_data"] + vmlinux.btf.offset("cpuinfo_x86", "x86_capability")
+    extra = ("-S", "-gdb", f"unix:{debugger},server=on,wait=off")
+    with QemuGuest(
+        "thunks", tmp_path, memory_mib=MEMORY_MIB, cpu="Skylake-Server", append="nokaslr", extra=extra
+    ) as qemu:
+        gdb = Debugger(debugger)
+        gdb.run_to(vmlinux.symbols["alternative_instructions"])
+        gdb.change(word + number // 32 * 4, 1 << number % 32, 0)
+        added = 1 << RETPOLINE_LFENCE % 32 if lfence else 0
+        gdb.change(word + RETPOLINE // 32 * 4, added, 1 << RETPOLINE % 32)
+        gdb.leave()
+        if not qemu.qmp("query-status")["running"]:
+            qemu.resume()
+        qemu.wait_up().pause()
+        assert qemu.ram_path is not None
+        memory = RamFile(qemu.ram_path)
+        guest = Guest(memory, vmlinux, find_kernel(memory, [vmlinux]))
+        booted = Booted(guest, replay_kernel(guest, vmlinux), tuple(loaded_modules(guest, "cloud")))
+        assert np.flatnonzero(booted.live_text() != booted.replayed.image).tolist() == []
+        test_every_byte_of_every_module_is_explained(booted)
+        pages = [*booted.replayed.inputs.thunk_pages]
+        pages += [page for module in booted.replay_modules() for page in module.inputs.thunk_pages]
+        assert len(pages) > 5
+        assert [guest.read(page.address, 4096) == page.expected for page in pages] == [True] * len(pages)

@@ -4,16 +4,33 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nova_vmi_attest.introspection.replay.indirect_thunks import Thunks
-from nova_vmi_attest.introspection.replay.inputs import signed
-from nova_vmi_attest.introspection.replay.patching import Patching
+from nova_vmi_attest.introspection.replay import retpolines
+from nova_vmi_attest.introspection.replay.features import ALWAYS
+from nova_vmi_attest.introspection.replay.indirect_thunks import Thunks, feature
+from nova_vmi_attest.introspection.replay.inputs import LiveKernel, signed
+from nova_vmi_attest.introspection.replay.patching import Patching, Region, Table
+from nova_vmi_attest.kernel.vmlinux import Vmlinux
 
-from .support import BASE, branch, patching
+from .support import (
+    BASE,
+    CAPABILITIES,
+    DATA,
+    Build,
+    Memory,
+    Symbols,
+    as_bytes,
+    branch,
+    capabilities,
+    patching,
+    s32,
+    self_relative,
+)
 
 CALL, JMP, JCC = 0xE8, 0xE9, 0x0F
 PAGE = 0xFFFFFFFFC0002000
@@ -76,3 +93,52 @@ def test_thunks_end_in_the_upper_half_of_a_line(registers: list[int]) -> None:
         ends.append(target + 2 + register // 8)
     assert all(end & 32 for end in ends)
     assert all(a < b for a, b in itertools.pairwise(ends))
+
+
+class Image(Build):
+    """A kernel that tests ``numbers`` in its_init_mod, and another feature elsewhere."""
+
+    def __init__(self, *numbers: int, symbols: tuple[str, ...] = ("its_init_mod", "its_page")) -> None:
+        super().__init__(dict.fromkeys(symbols, BASE), slots=1)
+        rows = [(5, number) for number in numbers] + [(0x200, 99)]
+        table = b""
+        for i, (site, number) in enumerate(rows):
+            place = BASE + 0x100 + 12 * i
+            table += s32(BASE + site - place) + s32(0) + number.to_bytes(2, "little") + b"\x05\x05"
+        self.image = as_bytes(bytes(0x100) + table)
+
+    def section_offset(self, name: str) -> tuple[int, int] | None:
+        assert name == ".altinstructions"
+        return 0x100, len(self.image) - 0x100
+
+
+@pytest.mark.parametrize("number", [677, 678, 682])
+def test_the_number_of_the_feature_is_found_in_the_image(number: int) -> None:
+    assert feature(cast(Vmlinux, Image(ALWAYS, number))) == number
+
+
+@pytest.mark.parametrize(
+    "image",
+    [Image(), Image(ALWAYS), Image(1, 2), Image(677, symbols=("its_init_mod",)), Image(677, symbols=())],
+)
+def test_without_clear_evidence_there_is_no_such_feature(image: Image) -> None:
+    assert feature(cast(Vmlinux, image)) is None
+
+
+@pytest.mark.parametrize(("site", "guarded"), [(BASE, True), (BASE + 0x20, False)])
+def test_sites_in_the_lower_half_of_a_line_are_led_to_a_thunk(site: int, guarded: bool) -> None:
+    image = Image(ALWAYS, 677)
+    names = {"__x86_indirect_thunk_rax": BASE + 0x1000, "boot_cpu_data": CAPABILITIES - 40}
+    image.symbols = Symbols({"its_init_mod": BASE, "its_page": BASE, **names})
+    code = branch(0xE8, site, BASE + 0x1000)
+    live = branch(0xE8, site, PAGE + FIRST)
+    memory = Memory({CAPABILITIES: capabilities((677,)), site: live})
+    text = bytes(site - BASE) + code + bytes(8)
+    table = Table(signed(DATA), as_bytes(self_relative(site, start=DATA)))
+    regions = [Region("text", signed(BASE), len(text), 0)]
+    kernel = LiveKernel(memory, cast(Vmlinux, image))
+    made = Patching(as_bytes(text).copy(), regions, {".retpoline_sites": table}, kernel)
+    retpolines.apply(made)
+    patched = made.image[site - BASE :][:5].tobytes()
+    assert patched == (live if guarded else bytes.fromhex("ffd0 0f1f00"))
+    assert len(kernel.inputs().thunk_pages) == guarded
