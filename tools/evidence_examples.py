@@ -21,7 +21,6 @@ from cryptography.x509.oid import NameOID
 
 from nova_vmi_attest.evidence import challenge, encoding, keys
 from nova_vmi_attest.evidence.batch import Batch, GuestEvidence, Quote, batch_root
-from nova_vmi_attest.evidence.certificate import AK_CERTIFICATE_USAGE
 from nova_vmi_attest.evidence.log import EntryKind, LogEntry, replay
 from nova_vmi_attest.evidence.measurement import (
     CheckResult,
@@ -37,6 +36,7 @@ from nova_vmi_attest.evidence.measurement import (
     Status,
     Unmeasured,
 )
+from nova_vmi_attest.tpm.ak_certificate import AK_CERTIFICATE_USAGE, EK_URN, HOST_URN
 
 NOW = 1_800_000_000
 HOST = "compute-1.example.org"
@@ -147,11 +147,14 @@ def _moment(offset: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(NOW + offset, datetime.UTC)
 
 
-def ca_certificate(label: str = "authority", ca: bool = True, key_label: str = "") -> x509.Certificate:
-    """The self-signed certificate of an enrolment authority, valid for a year around :data:`NOW`."""
+def ca_certificate(label: str = "authority", key_label: str = "") -> x509.Certificate:
+    """The self-signed certificate of an enrolment authority, valid for a year around :data:`NOW`.
+
+    ``label`` decides the name, and the key unless ``key_label`` names another.
+    """
     private = key(key_label or label)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Example {label}")])
-    usage = x509.KeyUsage(False, False, False, False, False, ca, ca, False, False)
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     builder = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -160,7 +163,7 @@ def ca_certificate(label: str = "authority", ca: bool = True, key_label: str = "
         .serial_number(1)
         .not_valid_before(_moment(-180 * 86400))
         .not_valid_after(_moment(180 * 86400))
-        .add_extension(x509.BasicConstraints(ca, None), critical=True)
+        .add_extension(x509.BasicConstraints(True, None), critical=True)
         .add_extension(usage, critical=True)
     )
     return builder.sign(private, hashes.SHA256(), ecdsa_deterministic=True)
@@ -176,6 +179,8 @@ def ak_certificate(
     public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | None = None,
 ) -> bytes:
     """The certificate (DER) of the example AK for a host."""
+    uris = (HOST_URN + host, EK_URN + octets("endorsement key").hex())
+    names = [x509.UniformResourceIdentifier(uri) for uri in uris]
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
@@ -186,7 +191,8 @@ def ak_certificate(
         .not_valid_after(_moment(ends))
         .add_extension(x509.BasicConstraints(False, None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([x509.ObjectIdentifier(usage)]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=True)
+        .add_extension(x509.KeyUsage(True, *(False,) * 8), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
     )
     made = builder.sign(key(authority), hashes.SHA256(), ecdsa_deterministic=True)
     return made.public_bytes(serialization.Encoding.DER)

@@ -190,7 +190,7 @@ def verify_proof(
     try:
         key = verify_ak_certificate(proof.ak_certificate, ca_certificates, proof.host, now)
     except CertificateError as error:
-        raise ProofError(f"step 1, certificate: {error.message}", error.remedy) from error
+        raise ProofError(f"step 1, certificate: {error.message}") from error
 
     # 2. The question was this tenant's, and host, verifier and nonces make up the binding.
     if nonce not in proof.nonces:

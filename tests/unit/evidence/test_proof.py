@@ -69,6 +69,7 @@ STEPS = {
         {"ak_certificate": example.ak_certificate(authority="stranger")},
         {"ak_certificate": example.ak_certificate(usage="2.23.133.8.1")},
         {"ak_certificate": example.ak_certificate(ends=-1)},
+        {"ak_certificate": example.ak_certificate(host="compute-2")},
     ],
     "step 2, nonce": [
         {"nonces": (example.VERIFIER_NONCE,)},
@@ -127,10 +128,14 @@ def test_a_record_of_another_kind() -> None:
 
 
 def test_time_and_authority_are_the_callers() -> None:
-    with pytest.raises(ProofError, match="step 1, certificate: the AK certificate is valid from"):
+    with pytest.raises(
+        ProofError, match="step 1, certificate: the attestation key certificate is not valid at"
+    ):
         verify(PROOF, now=example.NOW + 8 * 86400)
-    with pytest.raises(ProofError, match=r"step 1, certificate: .* not signed by a trusted authority"):
+    with pytest.raises(ProofError, match=r"step 1, certificate: .* not issued by a configured authority"):
         verify(PROOF, ca_certificates=[])
+    with pytest.raises(ProofError, match=r"step 1, certificate: .* is no moment"):
+        verify(PROOF, now=1e300)
     with pytest.raises(ProofError, match="step 2, nonce"):
         verify(PROOF, nonce=bytes(32))
 
