@@ -147,14 +147,14 @@ def _moment(offset: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(NOW + offset, datetime.UTC)
 
 
-def ca_certificate(label: str = "authority", key_label: str = "") -> x509.Certificate:
+def ca_certificate(label: str = "authority", ca: bool = True, key_label: str = "") -> x509.Certificate:
     """The self-signed certificate of an enrolment authority, valid for a year around :data:`NOW`.
 
     ``label`` decides the name, and the key unless ``key_label`` names another.
     """
     private = key(key_label or label)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Example {label}")])
-    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    usage = x509.KeyUsage(False, False, False, False, False, ca, ca, False, False)
     builder = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -163,7 +163,7 @@ def ca_certificate(label: str = "authority", key_label: str = "") -> x509.Certif
         .serial_number(1)
         .not_valid_before(_moment(-180 * 86400))
         .not_valid_after(_moment(180 * 86400))
-        .add_extension(x509.BasicConstraints(True, None), critical=True)
+        .add_extension(x509.BasicConstraints(ca, None), critical=True)
         .add_extension(usage, critical=True)
     )
     return builder.sign(private, hashes.SHA256(), ecdsa_deterministic=True)

@@ -45,6 +45,12 @@ def test_same_name_and_another_key() -> None:
         verify_ak_certificate(CERTIFICATE, [forged], example.HOST, example.NOW)
 
 
+def test_issuer_must_be_an_authority() -> None:
+    no_ca = example.ca_certificate(ca=False)
+    with pytest.raises(CertificateError, match="not issued by a configured authority"):
+        verify_ak_certificate(CERTIFICATE, [no_ca], example.HOST, example.NOW)
+
+
 @pytest.mark.parametrize("now", [example.NOW + 365 * 86400, 0, -1e18, 1e300, float("nan"), float("inf")])
 def test_other_moments(now: float) -> None:
     with pytest.raises(CertificateError, match=r"not valid at|is no moment"):
