@@ -69,6 +69,9 @@ if [ -n "$packages" ]; then
     [ -z "$services" ] || disable_services $services
 fi
 
+# The kernels of the test guests are downloaded later, from what apt knows by then.
+apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || $as_root apt-get -q update
+
 # --- The Python environment, made anew when what it is made from changes.
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -226,8 +226,8 @@ class Hypervisor:
                 raise LabError(
                     f"the lab's libvirtd cannot see {path}", "use a directory outside /etc, /run and /var"
                 )
-        for path in HIDDEN:
-            self._mounted(path).mkdir(parents=True, exist_ok=True)
+        for hidden in HIDDEN:
+            self._mounted(hidden).mkdir(parents=True, exist_ok=True)
         (self.directory / "consoles").mkdir(exist_ok=True)
         self._ram.mkdir(mode=0o700)
         self._write_etc()
@@ -275,7 +275,7 @@ class Hypervisor:
                 start_new_session=True,
             )
         self._daemons.append(daemon)
-        until(ready.exists, f"{program} (see {log_path})", 30, daemon)
+        until(ready.exists, program, 30, daemon, log_path)
 
 
 def _runs(guest: LibvirtGuest) -> bool:

@@ -37,6 +37,7 @@ MODULES = (
     "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_net",
     "nfnetlink", "nf_tables", "dm-mod",
 )  # fmt: skip
+REFRESH = "run apt-get update, then try again"
 TAMPER_SOURCE = REPOSITORY / "tools" / "lab" / "tamper"
 
 
@@ -123,15 +124,15 @@ def tamper_module(flavour: Flavour = "cloud") -> Path:
 def _image_package(flavour: Flavour) -> tuple[str, str]:
     """Name and version of the image package that the flavour's meta package depends on."""
     meta = META_PACKAGES[flavour]
-    found = re.search(r"Depends: (linux-image-\S+)", _run(["apt-cache", "depends", meta]))
+    found = re.search(r"Depends: (linux-image-\S+)", _run(["apt-cache", "depends", meta], remedy=REFRESH))
     if not found:
-        raise LabError(f"apt knows no kernel for {meta}", "run apt-get update, then try again")
+        raise LabError(f"apt knows no kernel for {meta}", REFRESH)
     name = found[1]
     version = re.search(
         r"^Version: (\S+)", _run(["apt-cache", "show", "--no-all-versions", name]), re.MULTILINE
     )
     if not version:
-        raise LabError(f"apt knows no version of {name}", "run apt-get update, then try again")
+        raise LabError(f"apt knows no version of {name}", REFRESH)
     return name, version[1]
 
 
@@ -143,7 +144,11 @@ def _download(name: str, version: str, architecture: str = "amd64") -> Path:
             with tempfile.TemporaryDirectory(dir=path.parent, prefix="download-") as scratch:
                 # apt's own download user cannot write here, and says so at length unless it stays root.
                 as_root = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-                _run(["apt-get", *as_root, "-q", "download", f"{name}={version}"], directory=scratch)
+                _run(
+                    ["apt-get", *as_root, "-q", "download", f"{name}={version}"],
+                    directory=scratch,
+                    remedy=REFRESH,
+                )
                 files = list(Path(scratch).glob("*.deb"))
                 if len(files) != 1:
                     raise LabError(f"apt-get download {name}={version} left {len(files)} files")
@@ -234,7 +239,7 @@ def _pack(root: Path) -> bytes:
     return subprocess.run(["gzip", "-1n"], input=archive, stdout=subprocess.PIPE, check=True).stdout
 
 
-def _run(command: Sequence[str], directory: str | None = None) -> str:
+def _run(command: Sequence[str], directory: str | None = None, remedy: str = "") -> str:
     """Run a command for its output; LabError carries the end of what it said."""
     environment = {**os.environ, "LC_ALL": "C"}
     try:
@@ -250,7 +255,7 @@ def _run(command: Sequence[str], directory: str | None = None) -> str:
     except OSError as error:
         raise LabError(f"{command[0]} cannot be run: {error}", "install what bindep.txt lists") from error
     if done.returncode:
-        raise LabError(f"{' '.join(command)} failed: {(done.stdout + done.stderr).strip()[-2000:]}")
+        raise LabError(f"{' '.join(command)} failed: {(done.stdout + done.stderr).strip()[-2000:]}", remedy)
     return done.stdout
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from lab.errors import LabError
 
@@ -48,15 +49,21 @@ def kill_pid(pid: int, patience: float = 10.0) -> None:
 
 
 def until(
-    ready: Callable[[], bool], what: str, timeout: float, process: subprocess.Popen[bytes] | None = None
+    ready: Callable[[], bool], what: str, timeout: float, process: subprocess.Popen[bytes], log: Path
 ) -> None:
-    """Wait until `ready()`. Raises LabError after `timeout` seconds, or when `process` ended before."""
+    """Wait until `ready()`. Raises LabError after `timeout` seconds, or when `process` ended before.
+
+    The error carries the end of `log`, which the process writes.
+    """
     end = time.monotonic() + timeout
     while not ready():
-        if process is not None and process.poll() is not None:
-            raise LabError(f"{what} ended with status {process.returncode}")
-        if time.monotonic() > end:
-            raise LabError(f"{what} was not ready in {timeout:.0f} s")
+        problem = ""
+        if process.poll() is not None:
+            problem = f"ended with status {process.returncode}"
+        elif time.monotonic() > end:
+            problem = f"was not ready in {timeout:.0f} s"
+        if problem:
+            raise LabError(f"{what} {problem}: {log.read_text(errors='replace').strip()[-1500:]}")
         time.sleep(0.02)
 
 

@@ -75,7 +75,7 @@ class RabbitMq:
         self._directory.mkdir(parents=True, exist_ok=True)
         mapper, self._port, distribution = range(first := free_ports(3), first + 3)
         self._spawn(["epmd", "-address", "127.0.0.1", "-port", str(mapper)], {}, "epmd")
-        until(lambda: _accepts(mapper), "epmd", 10, self._processes[0])
+        until(lambda: _accepts(mapper), "epmd", 10, self._processes[0], self._log("epmd"))
         plugins = self._directory / "enabled_plugins"
         plugins.write_text("[].\n")
         empty = self._directory / "empty.conf"
@@ -103,13 +103,13 @@ class RabbitMq:
             ),
         }
         self._spawn([str(SERVER)], environment, "server")
-        until(self._greets, f"RabbitMQ (see {self._directory})", 90, self._processes[1])
+        until(self._greets, "RabbitMQ", 90, self._processes[1], self._log("server"))
 
     def _spawn(self, command: list[str], environment: dict[str, str], name: str) -> None:
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))
         }
-        with open(self._directory / f"{name}.log", "wb") as log:
+        with open(self._log(name), "wb") as log:
             try:
                 process = subprocess.Popen(
                     command,
@@ -125,6 +125,9 @@ class RabbitMq:
                     f"{command[0]} cannot be run: {error}", "apt-get install rabbitmq-server"
                 ) from error
         self._processes.append(process)
+
+    def _log(self, name: str) -> Path:
+        return self._directory / f"{name}.log"
 
     def _greets(self) -> bool:
         """Say whether the node answers as an AMQP server does, which it does last of all at its start."""

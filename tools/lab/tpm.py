@@ -97,7 +97,7 @@ class SoftwareTpm:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         # The control channel says when it is ready; a probe of the data channel would occupy it.
-        until(self._answers, f"swtpm (see {self._log})", 10, self._process)
+        until(self._answers, "swtpm", 10, self._process, self._log)
 
     def stop(self) -> None:
         """Power off."""
