@@ -125,6 +125,9 @@ class Tpm:
                 self._quote((0,), b"")
             except TSS2_Exception as error:
                 self._ak = None
+                if not error.fmt1:
+                    # A warning of the TPM or a fault on the way to it says nothing about the key.
+                    raise
                 raise keys.unusable(handle, f"it does not sign: {error}") from error
             return AkPublic(bytes(public.marshal()), bytes(name))
 

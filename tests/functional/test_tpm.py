@@ -16,13 +16,14 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from lab.tpm import SoftwareTpm
 from tpm2_pytss import ESAPI, TCTILdr
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPMA_NV
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_SE, TPMA_NV
 from tpm2_pytss.types import (
     TPM2B_NV_PUBLIC,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
     TPMS_NV_PUBLIC,
     TPMT_PUBLIC,
+    TPMT_SYM_DEF,
 )
 from tpm2_pytss.utils import NVReadEK, create_ek_template
 
@@ -180,6 +181,27 @@ def test_refusals_are_typed_and_leave_nothing_behind(chip: SoftwareTpm, tpm: Tpm
     assert left_in(chip) == {"loaded": 0, "saved": 0, "transient": 0}
     with pytest.raises(TpmError, match="not open"):
         tpm.epoch()
+
+
+def test_sessions_that_killed_programs_left_are_named(tmp_path: Path) -> None:
+    with SoftwareTpm(tmp_path) as chip:
+        with Tpm(chip.tcti) as tpm:
+            tpm.provision_ak(HANDLE)
+        with ESAPI(chip.tcti) as esys:
+            for _ in range(3):
+                esys.start_auth_session(
+                    ESYS_TR.NONE,
+                    ESYS_TR.NONE,
+                    TPM2_SE.HMAC,
+                    TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL),
+                    TPM2_ALG.SHA256,
+                )
+        with Tpm(chip.tcti) as tpm, pytest.raises(TpmError, match="out of memory for session") as caught:
+            tpm.provision_ak(HANDLE)
+        assert "tpm2_flushcontext" in caught.value.remedy
+        chip.restart()
+        with Tpm(chip.tcti) as tpm:
+            assert tpm.provision_ak(HANDLE)
 
 
 @pytest.mark.parametrize("tcti", ["swtpm:path=/nonexistent", "device:/nonexistent", "nonsense", ""])
