@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The measurement log on a host's disk, kept in step with the PCR that it explains.
 
-An entry is appended and synced first and extended second, under one lock, so whatever crash comes between,
-the file is never behind the PCR by more than nothing and never ahead by more than one entry.
-:func:`next_step` says what a log, a PCR value and an epoch together mean; it is all there is to recovery.
-Only a quote proves the log to somebody else.
+An entry is appended and synced first and extended second, under one lock, so whenever a crash comes, the file
+is ahead of the PCR by at most one entry and never behind. :func:`next_step` says what a log, a PCR value and
+an epoch together mean; it is all there is to recovery. Only a quote proves the log to somebody else.
 """
 
 from __future__ import annotations
