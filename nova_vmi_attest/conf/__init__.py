@@ -7,6 +7,8 @@ exception is what runs inside nova-scheduler, which registers ``[relying]`` on N
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
 from collections.abc import Sequence
 
@@ -38,6 +40,7 @@ def load(
     log.register_options(conf)
     opts.register(conf)
     database.register(conf)
+    _register_messaging(conf)
     try:
         conf(
             list(argv),
@@ -46,8 +49,21 @@ def load(
             version=importlib.metadata.version(PROJECT),
             default_config_files=None if default_files is None else list(default_files),
         )
+        for group, options in opts.list_opts():
+            for option in options:
+                # A value is parsed when it is read: a wrong one is to stop the program now, not some time later.
+                getattr(conf[group.name], option.dest)
     except cfg.Error as error:
         raise ConfigurationError(
             f"the configuration cannot be used: {error}", "correct the file or the --config-file argument"
         ) from error
     return conf
+
+
+def _register_messaging(conf: cfg.ConfigOpts) -> None:
+    """Register what oslo.messaging reads from every configuration but registers on the global one only."""
+    for name in ("tracing", "metrics"):
+        with contextlib.suppress(ImportError, AttributeError):
+            client = importlib.import_module(f"oslo_messaging._{name}.client")
+            group = f"oslo_messaging_{name}"
+            conf.register_opts(getattr(client, group), group=group)

@@ -20,5 +20,13 @@ def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
 def register(conf: cfg.ConfigOpts) -> None:
     """Register every option on ``conf``; repeating it does nothing."""
     for group, options in list_opts():
-        conf.register_group(group)
-        conf.register_opts(options, group=group)
+        register_group(conf, group, options)
+
+
+def register_group(conf: cfg.ConfigOpts, group: cfg.OptGroup, options: Sequence[cfg.Opt]) -> None:
+    """Register one group on ``conf``; repeating it does nothing.
+
+    A group object keeps the values that were set by a program, so each configuration gets one of its own.
+    """
+    conf.register_group(cfg.OptGroup(group.name, title=group.title))
+    conf.register_opts(options, group=group.name)

@@ -52,9 +52,8 @@ PCRs of the host that every quote must cover besides the log's; must be among ``
 They carry measured boot (0-7); add 10 for IMA. Evidence that leaves one out makes the host untrusted.
 """,
     ),
-    cfg.MultiOpt(
+    cfg.MultiStrOpt(
         "approved_pcr",
-        item_type=types.String(),
         default=[],
         help="""
 An approved value of one host PCR: ``INDEX:HEX``, with the SHA-256 value in 64 hex digits. May be repeated;

@@ -25,6 +25,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from nova_vmi_attest.conf import relying as options
+from nova_vmi_attest.conf.opts import register_group
 from nova_vmi_attest.evidence import keys
 from nova_vmi_attest.evidence.keys import KeyFileError
 from nova_vmi_attest.evidence.result import Verdict
@@ -70,7 +71,7 @@ class VMIAttestationFilter(filters.BaseHostFilter):  # type: ignore[misc]
     def __init__(self, shared: SharedTrust = SHARED) -> None:
         super().__init__()
         self._shared = shared
-        register(nova.conf.CONF)
+        register_group(nova.conf.CONF, options.GROUP, options.OPTIONS)
 
     def host_passes(self, host_state: Any, spec_obj: Any) -> bool:
         """Whether the host may take the server. Never raises: what goes wrong here refuses the host."""
@@ -101,12 +102,6 @@ class VMIAttestationFilter(filters.BaseHostFilter):  # type: ignore[misc]
         if guest is None or not guest.seen or _admits(level, guest):
             return ""
         return f"server {server} is {guest.why}"
-
-
-def register(conf: cfg.ConfigOpts) -> None:
-    """Register ``[relying]`` on Nova's configuration; repeating it does nothing."""
-    conf.register_group(options.GROUP)
-    conf.register_opts(options.OPTIONS, group=options.GROUP)
 
 
 def _level(extra_specs: dict[str, str], name: str, default: str) -> str:
