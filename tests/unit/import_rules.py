@@ -43,11 +43,14 @@ RULES: Mapping[str, Rule] = {
     # Verification needs no TPM and must not come to need one.
     "tpm.structures": Rule(theirs=("cryptography",), pure=True),
     "tpm.quote": Rule(("tpm.structures",), ("cryptography",), pure=True),
+    "tpm.ak_certificate": Rule(("tpm.structures",), ("cryptography",), pure=True),
     "tpm.device": Rule(("tpm",), ("cryptography", "tpm2_pytss"), pure=True),
     "tpm.sessions": Rule(("tpm",), ("cryptography", "tpm2_pytss"), pure=True),
     "tpm.keys": Rule(("tpm",), ("cryptography", "tpm2_pytss"), pure=True),
     "tpm.credential": Rule(("tpm",), ("cryptography", "tpm2_pytss"), pure=True),
-    "evidence": Rule(("tpm.quote", "tpm.structures"), ("cryptography", "jwt", "rfc8785"), pure=True),
+    "evidence": Rule(
+        ("tpm.ak_certificate", "tpm.quote", "tpm.structures"), ("cryptography", "jwt", "rfc8785"), pure=True
+    ),
     "introspection": Rule(("kernel", "evidence.measurement"), ("numpy", "capstone", "stevedore"), pure=True),
     "introspection.memory.libvmi": Rule(("introspection",), ("libvmi", "numpy"), pure=True),
     "references": Rule(
