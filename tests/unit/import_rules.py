@@ -43,7 +43,8 @@ RULES: Mapping[str, Rule] = {
     # Verification needs no TPM and must not come to need one.
     "tpm.structures": Rule(theirs=("cryptography",), pure=True),
     "tpm.quote": Rule(("tpm.structures",), ("cryptography",), pure=True),
-    "tpm.ak_certificate": Rule(("tpm.structures",), ("cryptography",), pure=True),
+    "tpm.endorsement": Rule(("tpm.structures",), ("cryptography",), pure=True),
+    "tpm.ak_certificate": Rule(("tpm.endorsement", "tpm.structures"), ("cryptography",), pure=True),
     "tpm.device": Rule(("tpm",), ("cryptography", "tpm2_pytss"), pure=True),
     "tpm.sessions": Rule(("tpm",), ("cryptography", "tpm2_pytss"), pure=True),
     "tpm.keys": Rule(("tpm",), ("cryptography", "tpm2_pytss"), pure=True),
