@@ -41,7 +41,7 @@ from nova_vmi_attest.introspection.locate import (
     search_banners,
     validate,
 )
-from nova_vmi_attest.introspection.memory.base import GuestGone, GuestMemory, ReaderError
+from nova_vmi_attest.introspection.memory.base import EncryptedMemory, GuestGone, GuestMemory, ReaderError, UnsupportedLayout
 from nova_vmi_attest.introspection.state import BootState
 from nova_vmi_attest.introspection.structures import printable
 from nova_vmi_attest.kernel.reference import Reference
@@ -142,12 +142,19 @@ class Measurer:
             memory.begin_pass()
             state = self._locate(record, memory)
             integrity = self._run(state, facts)
+            memory.end_pass()
         except NotFound as error:
             record.state = None
             integrity = _unmeasured(error.reason, error.detail)
         except GuestGone as error:
             record.state = None
             integrity = _unmeasured(Unmeasured.GONE, error.message)
+        except EncryptedMemory as error:
+            record.state = None
+            integrity = _unmeasured(Unmeasured.ENCRYPTED, error.message)
+        except UnsupportedLayout as error:
+            record.state = None
+            integrity = _unmeasured(Unmeasured.UNSUPPORTED, error.message)
         except ReaderError as error:
             record.state = None
             integrity = _unmeasured(Unmeasured.UNREADABLE, error.message)
