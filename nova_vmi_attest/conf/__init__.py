@@ -51,7 +51,8 @@ def load(
         )
         for group, options in opts.list_opts():
             for option in options:
-                # A value is parsed when it is read: a wrong one is to stop the program now, not some time later.
+                # A value is parsed when it is read: a wrong one is to stop the program now, not some time
+                # later.
                 getattr(conf[group.name], option.dest)
     except cfg.Error as error:
         raise ConfigurationError(

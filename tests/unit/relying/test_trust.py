@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The newest valid result counts, and what is not known, old or forged never becomes trust."""
+
+from __future__ import annotations
+
+import uuid
+
+import evidence_examples as examples
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nova_vmi_attest.evidence.result import (
+    AttestationResult,
+    GuestResult,
+    HostResult,
+    Reason,
+    ResultError,
+    Verdict,
+    sign_result,
+)
+from nova_vmi_attest.relying.trust import TrustCache
+
+NOW = 1_000_000
+KEY = examples.key("verifier")
+ONE, TWO = uuid.UUID(int=1), uuid.UUID(int=2)
+BAD = Reason("text", "f", 1, 2, "patched")
+
+
+@pytest.fixture
+def cache() -> TrustCache:
+    return TrustCache([KEY.public_key()], "cloud")
+
+
+def token(
+    guests: dict[uuid.UUID, Verdict] | None = None,
+    *,
+    host: str = "h",
+    verdict: Verdict = Verdict.TRUSTED,
+    sequence: int = 1,
+    issued: int = NOW,
+    lifetime: int = 300,
+    key: str = "verifier",
+    audience: str = "cloud",
+) -> str:
+    shown = tuple(
+        GuestResult(guest, judged, () if judged is Verdict.TRUSTED else (BAD,))
+        for guest, judged in (guests or {}).items()
+    )
+    result = AttestationResult(HostResult(host, verdict), shown, issued, issued + lifetime, sequence)
+    return sign_result(result, examples.key(key), audience)
+
+
+def test_what_was_never_seen_is_unknown(cache: TrustCache) -> None:
+    assert cache.host("h", NOW).verdict is Verdict.UNKNOWN
+    assert cache.guest(ONE, NOW).verdict is Verdict.UNKNOWN
+    assert not cache.guest(ONE, NOW).seen
+
+
+def test_a_result_is_believed_until_it_ends(cache: TrustCache) -> None:
+    assert cache.ingest(token({ONE: Verdict.TRUSTED, TWO: Verdict.UNTRUSTED}), NOW)
+    assert cache.host("h", NOW + 299).verdict is Verdict.TRUSTED
+    assert cache.guest(ONE, NOW + 299).verdict is Verdict.TRUSTED
+    assert "patched" in cache.guest(TWO, NOW).why
+    for trust in (cache.host("h", NOW + 300), cache.guest(ONE, NOW + 300), cache.guest(TWO, NOW + 300)):
+        assert trust.verdict is Verdict.STALE
+        assert trust.seen
+        assert trust.why == "stale"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        token(key="another"),
+        token(audience="another cloud"),
+        token(issued=NOW - 300),
+        token(issued=NOW + 3600),
+        "",
+        "a.b.c",
+        token()[:-8] + "AAAAAAAA",
+    ],
+    ids=["key", "audience", "expired", "future", "empty", "nonsense", "signature"],
+)
+def test_what_is_forged_or_over_changes_nothing(cache: TrustCache, forged: str) -> None:
+    with pytest.raises(ResultError):
+        cache.ingest(forged, NOW)
+    assert not cache.host("h", NOW).seen
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_arbitrary_text_is_no_result(text: str) -> None:
+    with pytest.raises(ResultError):
+        TrustCache([KEY.public_key()], "cloud").ingest(text, NOW)
+
+
+def test_without_keys_nothing_is_believed() -> None:
+    with pytest.raises(ResultError):
+        TrustCache((), "cloud").ingest(token(), NOW)
+
+
+def test_an_older_result_never_replaces_a_newer_one(cache: TrustCache) -> None:
+    cache.ingest(token({ONE: Verdict.UNTRUSTED}, sequence=5, issued=NOW), NOW)
+    assert not cache.ingest(token({ONE: Verdict.TRUSTED}, sequence=4, issued=NOW - 60), NOW)
+    assert not cache.ingest(token({ONE: Verdict.TRUSTED}, sequence=5, issued=NOW), NOW)
+    assert not cache.ingest(token({ONE: Verdict.TRUSTED}, sequence=6, issued=NOW - 1), NOW)
+    assert cache.guest(ONE, NOW).verdict is Verdict.UNTRUSTED
+    assert cache.ingest(token({ONE: Verdict.TRUSTED}, sequence=6, issued=NOW), NOW)
+    assert cache.guest(ONE, NOW).verdict is Verdict.TRUSTED
+
+
+def test_a_verifier_that_lost_its_database_is_heard_once_its_results_have_ended(cache: TrustCache) -> None:
+    cache.ingest(token(sequence=900), NOW)
+    assert not cache.ingest(token(sequence=1, issued=NOW + 299), NOW + 299)
+    assert cache.ingest(token(sequence=1, issued=NOW + 300), NOW + 300)
+
+
+def test_a_guest_that_left_is_forgotten(cache: TrustCache) -> None:
+    cache.ingest(token({ONE: Verdict.UNTRUSTED}), NOW)
+    cache.ingest(token({}, sequence=2), NOW)
+    assert not cache.guest(ONE, NOW).seen
+
+
+def test_of_two_hosts_that_show_a_guest_the_worse_verdict_counts(cache: TrustCache) -> None:
+    """A clean decoy on another host does not cover the guest that was altered."""
+    cache.ingest(token({ONE: Verdict.UNTRUSTED}, host="real"), NOW)
+    cache.ingest(token({ONE: Verdict.TRUSTED}, host="decoy"), NOW)
+    assert cache.guest(ONE, NOW).verdict is Verdict.UNTRUSTED
+    cache.ingest(token({ONE: Verdict.UNKNOWN}, host="real", sequence=2), NOW)
+    assert cache.guest(ONE, NOW).verdict is Verdict.UNKNOWN
+
+
+def test_after_a_migration_the_new_host_speaks_for_the_guest(cache: TrustCache) -> None:
+    cache.ingest(token({ONE: Verdict.UNTRUSTED}, host="old"), NOW)
+    cache.ingest(token({ONE: Verdict.TRUSTED}, host="new"), NOW)
+    cache.ingest(token({}, host="old", sequence=2), NOW)
+    assert cache.guest(ONE, NOW).verdict is Verdict.TRUSTED
+
+
+def test_the_result_of_a_dead_host_gives_way_when_it_has_ended(cache: TrustCache) -> None:
+    cache.ingest(token({ONE: Verdict.UNKNOWN}, host="dead", lifetime=10), NOW)
+    cache.ingest(token({ONE: Verdict.TRUSTED}, host="new"), NOW)
+    assert cache.guest(ONE, NOW + 9).verdict is Verdict.UNKNOWN
+    assert cache.guest(ONE, NOW + 10).verdict is Verdict.TRUSTED
+
+
+def test_an_untrusted_host_is_untrusted(cache: TrustCache) -> None:
+    cache.ingest(token({ONE: Verdict.UNKNOWN}, verdict=Verdict.UNTRUSTED), NOW)
+    assert cache.host("h", NOW).verdict is Verdict.UNTRUSTED
