@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nova_vmi_attest.introspection import paging
+from nova_vmi_attest.introspection.paging import (
+    LARGE,
+    NO_EXECUTE,
+    PAGE,
+    PRESENT,
+    USER,
+    WRITABLE,
+    AddressSpace,
+    PagingError,
+    canonical,
+)
+
+from .fakes import KERNEL, ROOT, FakeMemory, map_page
+
+SIZE = 1 << 20
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_a_page_is_found_by_four_or_five_levels(levels: int) -> None:
+    memory = FakeMemory(SIZE)
+    map_page(memory, KERNEL + 0x3000, 0x42000, levels=levels)
+    space = AddressSpace(memory, ROOT, levels)
+    assert space.translate(KERNEL + 0x3123) == 0x42123
+    assert space.translate(KERNEL + 0x4000) is None
+    assert [(leaf.va, leaf.gpa, leaf.size) for leaf in space.executable_leaves()] == [
+        (KERNEL + 0x3000, 0x42000, PAGE)
+    ]
+
+
+def test_what_any_level_denies_is_denied() -> None:
+    memory = FakeMemory(SIZE)
+    map_page(memory, KERNEL, 0x42000, PRESENT)
+    map_page(memory, KERNEL + PAGE, 0x43000, PRESENT | WRITABLE | USER)
+    map_page(memory, KERNEL + 2 * PAGE, 0x44000, PRESENT | NO_EXECUTE)
+    leaves = AddressSpace(memory, ROOT, 4).leaves()
+    assert leaves.va.tolist() == [KERNEL, KERNEL + PAGE, KERNEL + 2 * PAGE]
+    assert leaves.writable().va.tolist() == [KERNEL + PAGE]
+    assert leaves.executable().va.tolist() == [KERNEL, KERNEL + PAGE]
+
+
+def test_a_large_page_ends_the_walk() -> None:
+    memory = FakeMemory(SIZE)
+    map_page(memory, KERNEL, 0x42000)
+    # The entry of level 1 lies in the third table that was made: pgd, pud, pmd.
+    memory.word(ROOT + 2 * PAGE + (KERNEL >> 21 & 511) * 8, 0x0060_0000 | PRESENT | LARGE)
+    space = AddressSpace(memory, ROOT, 4)
+    assert space.translate(KERNEL + 0x12345) == 0x600000 + 0x12345
+    assert space.leaves().size.tolist() == [0x200000]
+
+
+def test_spans_join_what_is_contiguous_and_name_what_is_not_mapped() -> None:
+    memory = FakeMemory(SIZE)
+    map_page(memory, KERNEL, 0x42000)
+    map_page(memory, KERNEL + PAGE, 0x43000)
+    map_page(memory, KERNEL + 3 * PAGE, 0x10000)
+    spans = list(AddressSpace(memory, ROOT, 4).spans(KERNEL + 0x10, 4 * PAGE - 0x10))
+    assert spans == [
+        (KERNEL + 0x10, 0x42010, 2 * PAGE - 0x10),
+        (KERNEL + 2 * PAGE, None, PAGE),
+        (KERNEL + 3 * PAGE, 0x10000, PAGE),
+    ]
+
+
+def test_a_table_that_points_to_itself_ends() -> None:
+    memory = FakeMemory(SIZE)
+    memory.word(ROOT + 511 * 8, ROOT | PRESENT | WRITABLE)
+    space = AddressSpace(memory, ROOT, 4)
+    assert space.translate((1 << 64) - PAGE) == ROOT
+    assert space.leaves().gpa.tolist() == [ROOT]
+
+
+def test_a_table_full_of_itself_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "TABLE_LIMIT", 1024)
+    memory = FakeMemory(SIZE)
+    memory.put(ROOT, np.full(512, ROOT | PRESENT, "<u8").tobytes())
+    with pytest.raises(PagingError, match="more than"):
+        AddressSpace(memory, ROOT, 4).leaves()
+
+
+def test_a_table_outside_ram_is_an_error_of_the_walk_and_no_mapping() -> None:
+    memory = FakeMemory(SIZE)
+    memory.word(ROOT + 511 * 8, 0x000F_FFFF_FFFF_F000 | PRESENT)
+    space = AddressSpace(memory, ROOT, 4)
+    assert space.translate(KERNEL) is None
+    with pytest.raises(PagingError, match="not RAM"):
+        space.leaves()
+
+
+def test_a_second_walk_sees_what_changed() -> None:
+    memory = FakeMemory(SIZE)
+    map_page(memory, KERNEL, 0x42000)
+    space = AddressSpace(memory, ROOT, 4)
+    first = space.leaves()
+    space.refresh()
+    assert space.leaves() is first
+    map_page(memory, KERNEL + PAGE, 0x43000)
+    space.refresh()
+    assert len(space.leaves().va) == 2
+
+
+def test_canonical_addresses() -> None:
+    assert canonical(KERNEL, 4)
+    assert canonical(KERNEL, 5)
+    assert not canonical(0xFF11_0000_0000_0000, 4)
+    assert canonical(0xFF11_0000_0000_0000, 5)
+    assert not canonical(1 << 64, 4)
+    assert not canonical(-1, 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(min_size=64, max_size=4096), st.integers(0, (1 << 64) - 1), st.sampled_from([4, 5]))
+def test_random_tables_give_a_result_or_a_typed_error(content: bytes, va: int, levels: int) -> None:
+    memory = FakeMemory(SIZE, content * (SIZE // len(content)))
+    space = AddressSpace(memory, ROOT, levels)
+    physical = space.translate(va)
+    assert physical is None or 0 <= physical < 1 << 52
+    assert sum(length for _, _, length in space.spans(va & ~0xFFF, 3 * PAGE)) == 3 * PAGE
+    try:
+        space.leaves(504)
+    except PagingError as error:
+        assert error.message
