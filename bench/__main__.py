@@ -40,7 +40,7 @@ def main() -> None:
             deployment.register_host()
             rows = list(rounds.quote(tpm))
             deployment.start()
-            deployment.wait_enrolled()
+            deployment.wait_ready()
         with console.status("rounds …"):
             rows += rounds.rounds(deployment, tpm, GUESTS)
         deployment.stop()

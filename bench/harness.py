@@ -18,8 +18,8 @@ from rich.table import Table
 class Row:
     """One figure: the median ``value``, its spread ``low`` .. ``high``, and what it is compared with.
 
-    ``ratio`` is the median of the ratios pair by pair, so that it holds when the machine's speed drifts; ``against``
-    says what the value is divided by, empty when there is nothing to compare with (ratio 0).
+    ``ratio`` is the median of the ratios pair by pair, so that it holds when the machine's speed drifts;
+    ``against`` says what the value is divided by, empty when there is nothing to compare with (ratio 0).
     """
 
     name: str
@@ -38,7 +38,9 @@ def timed(work: Callable[[], object]) -> float:
     return (time.perf_counter() - begun) * 1e3
 
 
-def compare(name: str, work: Callable[[], object], against: str, other: Callable[[], object], runs: int = 25) -> Row:
+def compare(
+    name: str, work: Callable[[], object], against: str, other: Callable[[], object], runs: int = 25
+) -> Row:
     """Both in turn, after a warm-up: milliseconds of ``work``, and its ratio to ``other``."""
     work()
     other()
@@ -63,9 +65,21 @@ def row(name: str, values: Sequence[float], unit: str, against: str = "", ratio:
 
 def present(rows: Sequence[Row], path: Path) -> None:
     """Print the table and write the file."""
-    table = Table("figure", "median", "unit", "low", "high", "ratio", "against", title="Benchmarks", title_justify="left")
+    table = Table(
+        "figure",
+        "median",
+        "unit",
+        "low",
+        "high",
+        "ratio",
+        "against",
+        title="Benchmarks",
+        title_justify="left",
+    )
     for one in rows:
         ratio = f"{one.ratio:.2f} x" if one.against else ""
-        table.add_row(one.name, f"{one.value:,}", one.unit, f"{one.low:,}", f"{one.high:,}", ratio, one.against)
+        table.add_row(
+            one.name, f"{one.value:,}", one.unit, f"{one.low:,}", f"{one.high:,}", ratio, one.against
+        )
     Console(highlight=False).print(table)
     path.write_text(json.dumps([asdict(one) for one in rows], indent=2) + "\n")

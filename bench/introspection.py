@@ -51,13 +51,14 @@ def open_guest(xml: str) -> GuestMemory:
 
 
 def warm_pass(guest: LibvirtGuest, reference: Reference) -> Iterator[Row]:
-    """A pass over a guest whose kernel is known, against one numpy comparison of the very bytes it verifies."""
+    """A pass over a guest whose kernel is known, against one numpy comparison of as many bytes."""
     memory = open_guest(guest.xml())
     measurer = Measurer(OneReference(reference))
     first = timed(lambda: measurer.measure(guest.uuid, memory, memory.name))
     measurement = measurer.measure(guest.uuid, memory, memory.name)
     verified = sum(check.bytes_verified for check in measurement.integrity.checks)
-    # The kernel lies in one piece from its physical base on; reading as many bytes from there is the baseline.
+    # The kernel lies in one piece from its physical base on; reading as many bytes from there is the
+    # baseline.
     start = max(memory.populated(), key=lambda part: part.end - part.start).start
     copy = memory.view(start, verified).copy()
 
@@ -106,7 +107,8 @@ def watched(spent: dict[str, list[float]]) -> Iterator[None]:
 def agent_memory(guest: LibvirtGuest, references: Path, directory: Path) -> Iterator[Row]:
     """Private memory of a process that measures 1 and 64 guests on one kernel.
 
-    The 64 are one guest under 64 names, each with its own reader and its own state: what a host's agent would hold.
+    The 64 are one guest under 64 names, each with its own reader and its own state: what a host's agent
+    would hold.
     """
     xml = directory / "guest.xml"
     xml.write_text(guest.xml())
@@ -128,7 +130,7 @@ def agent_memory(guest: LibvirtGuest, references: Path, directory: Path) -> Iter
 def private_mebibytes() -> float:
     """Memory of this process that it shares with nobody: guest RAM that it maps is not its own."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty", "Anonymous"))) / 2048
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
 
 
 def main() -> None:

@@ -31,10 +31,12 @@ def quote(tpm: SoftwareTpm) -> Iterator[Row]:
 
 
 def rounds(deployment: Deployment, tpm: SoftwareTpm, guests: int) -> Iterator[Row]:
-    """Whole rounds, services in one process: challenge, measure, bind, quote, publish, appraise, sign, store."""
+    """Whole rounds, all services in one process, from the challenge to the stored result."""
     deployment.round()
     before = tpm.count(TPM_CC_QUOTE)
     spent = [timed(deployment.round) for _ in range(ROUNDS)]
     quotes = (tpm.count(TPM_CC_QUOTE) - before) / ROUNDS
     yield row(f"round_{guests}_guests", spent, "ms")
-    yield row(f"quotes_per_round_{guests}_guests", [quotes], "quotes", "one quote for each guest", quotes / guests)
+    yield row(
+        f"quotes_per_round_{guests}_guests", [quotes], "quotes", "one quote for each guest", quotes / guests
+    )

@@ -9,11 +9,13 @@ evidence is bound to a TPM. These classes move opaque, JSON-safe values and chec
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import oslo_messaging
 from oslo_config import cfg
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 EXCHANGE = "nova_vmi_attest"
 ATTESTER_TOPIC = "nova_vmi_attest.attester"
@@ -39,7 +41,10 @@ class AuthorityEndpoint(Protocol):
     """Served by the enrolment authority."""
 
     def begin_enrolment(self, ctxt: Mapping[str, Any], request: dict[str, str]) -> dict[str, str]:
-        """{host, ek_certificate, ek_public, ak_public} -> {enrolment, credential, secret}; octets in base64."""
+        """{host, ek_certificate, ek_public, ak_public} -> {enrolment, credential, secret}; octets in base64.
+
+        A refusal is the answer {refused, remedy}, here and below.
+        """
 
     def complete_enrolment(self, ctxt: Mapping[str, Any], enrolment: str, proof: str) -> dict[str, str]:
         """The activated secret (base64) -> {certificate} (PEM)."""
@@ -84,8 +89,10 @@ def get_server(transport: oslo_messaging.Transport, topic: str, server: str, end
     )
 
 
-# Marks the methods of an endpoint that may be called over the bus; everything else is refused.
-exposed = oslo_messaging.expose
+def exposed(method: F) -> F:
+    """Marks a method of an endpoint that may be called over the bus; everything else is refused."""
+    oslo_messaging.expose(method)
+    return method
 
 
 class _Client:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make demo`: four real guests, one TPM, one guest altered from inside, and what everybody then sees.
 
-Every statement that is printed is checked, and written to the report; the exit status is 0 only if all of them came
-out as they must. What is started here is stopped here, whatever happens.
+Every statement that is printed is checked, and written to the report; the exit status is 0 only if all of
+them came out as they must. What is started here is stopped here, whatever happens.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from oslo_service import backend
+
+# Before anything imports oslo.service: Nova's classes would choose its retired backend.
+backend.init_backend(backend.BackendType.THREADING)
 
 from lab import kernels, report
 from lab.deployment import Deployment
@@ -88,7 +93,9 @@ class Demo:
 
 def main() -> int:
     """Run the demo; the exit status says whether everything came out as stated."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--report", type=Path, default=Path("demo-report.json"), help="where the figures go")
     arguments = parser.parse_args()
     demo = Demo(Console(highlight=False, width=None if sys.stdout.isatty() else 132))
@@ -106,7 +113,9 @@ def main() -> int:
     demo.figures["failures"] = demo.failures
     demo.figures["seconds"] = round(time.monotonic() - demo.started, 1)
     arguments.report.write_text(json.dumps(demo.figures, indent=2) + "\n")
-    verdict = "[bold red]not as stated[/]" if demo.failures else "[bold green]everything came out as stated[/]"
+    verdict = (
+        "[bold red]not as stated[/]" if demo.failures else "[bold green]everything came out as stated[/]"
+    )
     demo.console.print(f"{verdict} in {demo.figures['seconds']} s; the figures are in {arguments.report}")
     return 1 if demo.failures else 0
 
@@ -126,13 +135,13 @@ def run(demo: Demo, stack: contextlib.ExitStack, directory: Path) -> None:
             guests = {guest.name: guest for guest in pool.map(lambda plan: boot(hypervisor, plan), PLANS)}
     names = {guest.uuid: guest.name for guest in guests.values()}
 
-    with demo.step(3, "the authority enrols the host, the kernel package becomes a reference"):
+    with demo.step(3, "the kernel package becomes a reference, the authority enrols the host"):
         deployment = stack.enter_context(Deployment(directory / "cloud", tpm, hypervisor.uri))
         deployment.prepare()
         deployment.approve(package)
         deployment.register_host()
         deployment.start()
-        deployment.wait_enrolled()
+        deployment.wait_ready()
 
     large = next(plan.name for plan in PLANS if plan.memory_mib > 4096)
     occupied = allocated(guests[large])
@@ -148,7 +157,9 @@ def run(demo: Demo, stack: contextlib.ExitStack, directory: Path) -> None:
     demo.expect(len(first.guests) == len(PLANS), f"{len(first.guests)} guests have a verdict")
     grown = allocated(guests[large]) - occupied
     demo.figures["sparse_ram_growth_bytes"] = grown
-    demo.expect(grown <= SPARSE_GROWTH, f"measuring {large} filled {grown / 2**20:.1f} MiB of its 5 GiB sparse RAM")
+    demo.expect(
+        grown <= SPARSE_GROWTH, f"measuring {large} filled {grown / 2**20:.1f} MiB of its 5 GiB sparse RAM"
+    )
 
     with demo.step(5, f"a module inside {VICTIM} patches {SYMBOL}, and unloads itself"):
         altered = tamper(guests[VICTIM], deployment)
@@ -161,10 +172,14 @@ def run(demo: Demo, stack: contextlib.ExitStack, directory: Path) -> None:
         proof = tenant_proof(deployment, directory / "tenant", guests["alice"])
     demo.figures["filter"] = answers
     for answer in answers:
-        demo.expect(answer["passes"] == answer["expected"], f"filter: {answer['question']}: {answer['answer']}")
+        demo.expect(
+            answer["passes"] == answer["expected"], f"filter: {answer['question']}: {answer['answer']}"
+        )
     demo.figures["tenant_proof"] = proof
     demo.expect(proof["valid"], f"tenant: proof of alice is valid, all {proof['checks']} checks passed")
-    demo.expect(proof["forgery_refused"], "tenant: the same proof with one byte of its measurement changed is refused")
+    demo.expect(
+        proof["forgery_refused"], "tenant: the same proof with one byte of its measurement changed is refused"
+    )
 
 
 def boot(hypervisor: Hypervisor, plan: Plan) -> LibvirtGuest:
@@ -208,9 +223,7 @@ def tamper(guest: LibvirtGuest, deployment: Deployment) -> bytes:
     return altered
 
 
-def judge_alteration(
-    demo: Demo, result: AttestationResult, names: dict[UUID, str], altered: bytes
-) -> None:
+def judge_alteration(demo: Demo, result: AttestationResult, names: dict[UUID, str], altered: bytes) -> None:
     """The altered guest is named with symbol, offset and bytes; nobody else is concerned."""
     by_name: dict[str, GuestResult] = {names[guest.guest]: guest for guest in result.guests}
     victim = by_name[VICTIM]
@@ -223,11 +236,16 @@ def judge_alteration(
         and altered.hex() in reason.detail
     ]
     demo.expect(victim.verdict is Verdict.UNTRUSTED, f"{VICTIM} is {victim.verdict}")
-    demo.expect(len(named) == 1, f"the reason names {SYMBOL}+{OFFSET:#x} and the {LENGTH} bytes {altered.hex()}")
-    demo.expect(victim.unexplained_bytes == LENGTH, f"{victim.unexplained_bytes} bytes of {VICTIM} are unexplained")
+    demo.expect(
+        len(named) == 1, f"the reason names {SYMBOL}+{OFFSET:#x} and the {LENGTH} bytes {altered.hex()}"
+    )
+    demo.expect(
+        victim.unexplained_bytes == LENGTH, f"{victim.unexplained_bytes} bytes of {VICTIM} are unexplained"
+    )
     others = [guest for name, guest in by_name.items() if name != VICTIM]
     demo.expect(
-        all(guest.verdict is Verdict.TRUSTED for guest in others), f"the other {len(others)} guests stay trusted"
+        all(guest.verdict is Verdict.TRUSTED for guest in others),
+        f"the other {len(others)} guests stay trusted",
     )
 
 
@@ -250,7 +268,9 @@ def tenant_proof(deployment: Deployment, directory: Path, guest: LibvirtGuest) -
         "bytes": proof.stat().st_size,
         "valid": shown["guest"] == str(guest.uuid) and all(check["outcome"] == "passed" for check in checks),
         "checks": len(checks),
-        "forgery_refused": "merkle" in refused.lower() or "root" in refused.lower() or "leaf" in refused.lower(),
+        "forgery_refused": "merkle" in refused.lower()
+        or "root" in refused.lower()
+        or "leaf" in refused.lower(),
         "refusal": refused,
     }
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The challenges that wait for the next round.
 
-Anybody on the bus can send one, so only those that a configured verifier signed for this host, that are fresh,
-and whose nonce was not seen before, are kept; and never more than a bounded number of them.
+Anybody on the bus can send one, so only those that a configured verifier signed for this host, that are
+fresh, and whose nonce was not seen before, are kept; and never more than a bounded number of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WAITING = 64
 _REMEMBERED = 4096
 
 
-class ChallengeRefused(AttestError):
+class ChallengeRefusedError(AttestError):
     """A challenge that is replayed, or one too many."""
 
 
@@ -41,21 +41,22 @@ class ChallengeQueue:
 
         :param now: seconds since the epoch.
         :raises ChallengeError: not signed by a verifier, not for this host, expired, or malformed.
-        :raises ChallengeRefused: replayed, or too many wait already.
+        :raises ChallengeRefusedError: replayed, or too many wait already.
         """
         challenge, thumbprint = verify_challenge(token, self._keys, self._host, now)
         with self._condition:
             self._seen = {nonce: expires for nonce, expires in self._seen.items() if expires >= now}
             if challenge.nonce in self._seen:
-                raise ChallengeRefused(f"challenge {challenge.nonce.hex()[:16]} was received before")
+                raise ChallengeRefusedError(f"challenge {challenge.nonce.hex()[:16]} was received before")
             if sum(map(len, self._waiting.values())) >= _WAITING or len(self._seen) >= _REMEMBERED:
-                raise ChallengeRefused("too many challenges wait for an answer")
+                raise ChallengeRefusedError("too many challenges wait for an answer")
             self._seen[challenge.nonce] = challenge.expires
             self._waiting.setdefault(thumbprint, []).append(challenge)
             self._condition.notify_all()
 
     def take(self, timeout: float, now: int) -> dict[bytes, tuple[Challenge, ...]]:
-        """All waiting challenges by the verifier's thumbprint; empty when none came within ``timeout`` seconds.
+        """All waiting challenges by the verifier's thumbprint; empty when none came within ``timeout``
+        seconds.
 
         Those that expired while they waited are left out: nobody listens for their answer any more.
         """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guests of this host, each in an explicit state.
 
-A guest is one *incarnation* of a domain: the same uuid with a new libvirt id (a restart) is another guest, whose
-memory is opened anew and about which nothing learnt before is believed. The registry decides nothing about
-trust; it says what has to be measured.
+A guest is one *incarnation* of a domain: the same uuid with a new libvirt id (a restart) is another guest,
+whose memory is opened anew and about which nothing learnt before is believed. The registry decides nothing
+about trust; it says what has to be measured.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class GuestRegistry:
         with self._lock:
             return tuple(sorted(self._guests.values(), key=lambda record: record.guest.bytes))
 
-    def reconcile(self, present: Iterable[GuestRecord]) -> tuple[tuple[uuid.UUID, ...], tuple[uuid.UUID, ...]]:
+    def reconcile(
+        self, present: Iterable[GuestRecord]
+    ) -> tuple[tuple[uuid.UUID, ...], tuple[uuid.UUID, ...]]:
         """Make the registry equal to ``present``; returns the guests that appeared and those that ended.
 
         A restarted guest is in both: its old incarnation ended and a new one appeared.

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which guests this host runs, as libvirt says.
 
-Every lifecycle event of libvirt makes the agent compare its guests with libvirt's list of active domains, and so
-does a timer, which heals what an event missed. An event is only a reason to look: a reboot may show as an end
-followed by a start, and acting on the event itself would forget a guest that is there. The callback that libvirt
-calls only enqueues, because it runs on the event loop's thread and a query from there would deadlock.
+Every lifecycle event of libvirt makes the agent compare its guests with libvirt's list of active domains,
+and so does a timer, which heals what an event missed. An event is only a reason to look: a reboot may show
+as an end followed by a start, and acting on the event itself would forget a guest that is there. The
+callback that libvirt calls only enqueues, because it runs on the event loop's thread and a query from there
+would deadlock.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class _EventLoop:
             if cls._running:
                 return
             libvirt.virEventRegisterDefaultImpl()
-            libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are raised; do not print them too
+            # Errors are raised; libvirt would print each of them as well.
+            libvirt.registerErrorHandler(lambda _context, _error: None, None)
             threading.Thread(target=cls._run, name="libvirt-events", daemon=True).start()
             cls._running = True
 

@@ -6,7 +6,6 @@ Whatever happens with one guest is stated about that guest and never keeps anoth
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from nova_vmi_attest.attester.guests import GuestRecord
 from nova_vmi_attest.attester.lifecycle import HypervisorError
 from nova_vmi_attest.attester.references import ReferenceCache
 from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence.encoding import EncodingError
 from nova_vmi_attest.evidence.measurement import (
     Integrity,
     Inventory,
@@ -26,9 +26,15 @@ from nova_vmi_attest.evidence.measurement import (
     Status,
     Unmeasured,
 )
+from nova_vmi_attest.evidence.measurement_codec import measurement_digest
 from nova_vmi_attest.introspection.measure import Measurer
-from nova_vmi_attest.introspection.memory.base import GuestGone, GuestMemory
-from nova_vmi_attest.introspection.memory.domain import EncryptedMemory, UnsupportedLayout, parse_domain
+from nova_vmi_attest.introspection.memory.base import (
+    EncryptedMemory,
+    GuestGone,
+    GuestMemory,
+    UnsupportedLayout,
+)
+from nova_vmi_attest.introspection.memory.domain import parse_domain
 from nova_vmi_attest.introspection.memory.select import choose, open_memory
 
 LOG = log.getLogger(__name__)
@@ -39,15 +45,20 @@ _REASONS: tuple[tuple[type[AttestError], Unmeasured], ...] = (
     (UnsupportedLayout, Unmeasured.UNSUPPORTED),
     (GuestGone, Unmeasured.GONE),
     (HypervisorError, Unmeasured.GONE),
+    (EncodingError, Unmeasured.INTERNAL),
     (AttestError, Unmeasured.UNREADABLE),
 )
+
+# After these the memory is opened anew for the next round.
+_CLOSING = (Unmeasured.GONE, Unmeasured.UNREADABLE)
 
 
 def unmeasured(guest: uuid.UUID, reason: Unmeasured, detail: str, reader: str = "") -> Measurement:
     """The measurement of a guest that could not be measured."""
+    shown = "".join(character if character.isprintable() else "?" for character in detail[:256])
     return Measurement(
         guest=guest,
-        integrity=Integrity(status=Status.UNMEASURED, reason=reason, detail=detail[:256]),
+        integrity=Integrity(status=Status.UNMEASURED, reason=reason, detail=shown),
         inventory=Inventory(),
         observation=Observation(reader=reader, bytes_read=0, microseconds=0),
     )
@@ -90,22 +101,30 @@ class GuestMeasurer:
             self.forget(guest)
 
     def _measure(self, record: GuestRecord) -> Measurement:
-        started = time.perf_counter()
         try:
-            memory = self._memory(record)
-            measurement = self._measurer.measure(record.guest, memory, memory.name)
-            if measurement.integrity.reason is Unmeasured.UNKNOWN_KERNEL and self._references.fetch_missing():
-                measurement = self._measurer.measure(record.guest, memory, memory.name)
+            measurement = self._read(record)
+            # What cannot travel must not keep the evidence of the whole host from travelling.
+            measurement_digest(measurement)
         except AttestError as error:
             reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
             LOG.warning("guest %s (%s) cannot be measured: %s", record.guest, record.name, error)
             self.forget(record.guest)
             return unmeasured(record.guest, reason, str(error))
-        except Exception:  # noqa: BLE001 - the edge of one guest: a defect of ours must not stop the round
+        except Exception:
             LOG.exception("guest %s (%s): the measurement failed unexpectedly", record.guest, record.name)
             self.forget(record.guest)
             return unmeasured(record.guest, Unmeasured.INTERNAL, "see the agent's log")
-        LOG.debug("guest %s measured in %.1f ms", record.guest, (time.perf_counter() - started) * 1e3)
+        LOG.debug("guest %s measured in %d us", record.guest, measurement.observation.microseconds)
+        return measurement
+
+    def _read(self, record: GuestRecord) -> Measurement:
+        memory = self._memory(record)
+        measurement = self._measurer.measure(record.guest, memory, memory.name)
+        if measurement.integrity.reason is Unmeasured.UNKNOWN_KERNEL and self._references.fetch_missing():
+            measurement = self._measurer.measure(record.guest, memory, memory.name)
+        if measurement.integrity.reason in _CLOSING:
+            # An open reader would keep the memory of an ended guest on the host.
+            self.forget(record.guest)
         return measurement
 
     def _memory(self, record: GuestRecord) -> GuestMemory:

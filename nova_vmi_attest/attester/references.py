@@ -2,8 +2,8 @@
 """The kernel references of this host: a local store, filled from a verifier when a guest needs one.
 
 The agent believes nothing about a reference but its digest: the index that says which manifest belongs to a
-kernel's banner is signed by a verifier, and every blob is checked against the digest by which it was asked for.
-Whether a reference is approved is decided again by the verifier that appraises the measurement.
+kernel's banner is signed by a verifier, and every blob is checked against the digest by which it was asked
+for. Whether a reference is approved is decided again by the verifier that appraises the measurement.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FetchError(AttestError):
 
 
 class ReferenceCache:
-    """Gives the measurer its candidates (see :class:`.introspection.measure.ReferenceProvider`). Thread-safe."""
+    """Gives the measurer its candidates (:class:`.measure.ReferenceProvider`). Thread-safe."""
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class ReferenceCache:
         with self._lock:
             return tuple(self._loaded.values())
 
-    def missing(self, banner: str) -> None:
-        """A guest runs a Linux kernel that calls itself so (without the line end), and no candidate does."""
-        digest = hashlib.sha256(banner.encode() + b"\n").hexdigest()
+    def missing(self, banner: bytes) -> None:
+        """A guest runs a Linux kernel with this banner, and no candidate has it."""
+        digest = hashlib.sha256(banner).hexdigest()
         with self._lock:
             if len(self._wanted) < _BANNER_LIMIT:
                 self._wanted.setdefault(digest, 0.0)
@@ -120,7 +120,9 @@ class ReferenceCache:
             except (KeyError, TypeError, ValueError, binascii.Error) as error:
                 raise FetchError(f"blob {digest[:16]}: malformed answer from the verifier") from error
             if not more or not 0 < size <= _BLOB_LIMIT or len(data) + len(more) > size:
-                raise FetchError(f"blob {digest[:16]}: the verifier sent {len(data) + len(more)} of {size} bytes")
+                raise FetchError(
+                    f"blob {digest[:16]}: the verifier sent {len(data) + len(more)} of {size} bytes"
+                )
             data += more
         if hashlib.sha256(data).hexdigest() != digest:
             raise FetchError(f"blob {digest[:16]}: what the verifier sent has another digest")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One round: challenges in, one evidence batch out, with one TPM quote for all guests of the host.
 
-The order is what makes the evidence worth something. The nonces are known before the guests are measured and are
-in every leaf, so no measurement is older than the challenge; the root is in the log before it is in the PCR, so
-no extend is without an entry; and the quote comes last, so it covers both.
+The order is what makes the evidence worth something. The nonces are known before the guests are measured
+and are in every leaf, so no measurement is older than the challenge; the root is in the log before it is in
+the PCR, so no extend is without an entry; and the quote comes last, so it covers both.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class RoundRunner:
         bound = binding(self._host, verifier, nonces)
         measurements = self._measurer.measure_all(self._registry.snapshot())
         guests = tuple(
-            GuestEvidence(measurement.guest, secrets.token_bytes(32), measurement) for measurement in measurements
+            GuestEvidence(measurement.guest, secrets.token_bytes(32), measurement)
+            for measurement in measurements
         )
         since = min(challenge.since for challenge in challenges)
         with self._journal.frozen():

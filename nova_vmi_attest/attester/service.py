@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent as a whole: it opens the TPM and the log, follows the guests, enrols the host, and answers challenges.
+"""The agent as a whole: it opens the TPM and the log, follows the guests, enrols the host, and answers
+challenges.
 
-Two threads besides libvirt's. One keeps the host enrolled and announced, and may wait long for an authority that is
-away; the other runs the rounds, one at a time, and never waits for it once there is a certificate.
+Two threads besides libvirt's. One keeps the host enrolled and announced, and may wait long for an authority
+that is away; the other runs the rounds, one at a time, and never waits for it once there is a certificate.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class AttesterService:
     def start(self) -> None:
         """Open everything, then listen. What was opened is closed again when a later step fails.
 
-        :raises AttestError: the TPM, the log, libvirt or a key file cannot be used; the message says what to do.
+        :raises AttestError: the TPM, the log, libvirt or a key file cannot be used; the message says what
+        to do.
         """
         with contextlib.ExitStack() as stack:
             self._start(stack)
@@ -154,7 +156,7 @@ class AttesterService:
             except (AttestError, oslo_messaging.MessagingException) as error:
                 LOG.error("host %s is not enrolled: %s", self._host, error)
                 pause = _ENROL_RETRY
-            except Exception:  # noqa: BLE001 - the edge of the thread: it must live as long as the agent
+            except Exception:
                 LOG.exception("host %s: enrolment failed unexpectedly", self._host)
                 pause = _ENROL_RETRY
             self._stopped.wait(pause)
@@ -170,7 +172,7 @@ class AttesterService:
                     LOG.info("host %s: %d guests in one quote", self._host, len(batch.guests))
                 except (AttestError, oslo_messaging.MessagingException) as error:
                     LOG.error("host %s: the round failed: %s", self._host, error)
-                except Exception:  # noqa: BLE001 - the edge of the thread: the next round must run
+                except Exception:
                     LOG.exception("host %s: the round failed unexpectedly", self._host)
                 self._stopped.wait(
                     max(0.0, self._conf.agent.minimum_round_interval - (time.monotonic() - started))

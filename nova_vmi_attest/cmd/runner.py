@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How every service program runs: configuration, logging, the bus, then the service until a signal ends it."""
+"""How every service program runs: configuration, logging, the bus, then the service until a signal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG = log.getLogger(__name__)
 
 
 class RunnableService(Protocol):
-    """What the services offer: ``start`` raises AttestError, ``stop`` is idempotent, ``wait`` blocks until then."""
+    """What services offer: ``start`` raises AttestError, ``stop`` is idempotent, ``wait`` blocks till then."""
 
     def start(self) -> None: ...
 
@@ -64,10 +64,11 @@ def run_service(
         conf = configuration.load(sys.argv[1:] if argv is None else argv, program)
         log.setup(conf, program)
         inner = factory(conf, messaging.get_transport(conf))
-        # One process and no fork: the connections to the TPM and to libvirt belong to the process that opened them.
+        # One process and no fork: the connections to the TPM and to libvirt belong to the process that
+        # opened them.
         launcher = oslo_service.ProcessLauncher(conf, no_fork=True)
         launcher.launch_service(Adapter(inner))
     except AttestError as error:
-        print(f"{program}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The signed list of approved kernel references, by which an agent finds the one that a guest runs.
 
-An agent looks a kernel up by the digest of its banner, a string that every build has one of. The index only says
-where to look: the manifest that it names is checked against its digest, and whether a reference is approved is
-decided again when the measurement is appraised. So a withheld or outdated index costs a verdict, and never gains one.
+An agent looks a kernel up by the digest of its banner, a string that every build has one of. The index only
+says where to look: the manifest that it names is checked against its digest, and whether a reference is
+approved is decided again when the measurement is appraised. So a withheld or outdated index costs a
+verdict, and never gains one.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def sign_index(index: ReferenceIndex, key: EllipticCurvePrivateKey) -> str:
     :raises ReferenceIndexError: more than 16,384 entries.
     """
     if len(index.entries) > MAX_ENTRIES:
-        raise ReferenceIndexError(f"{len(index.entries)} references do not fit into an index", "delete old ones")
+        raise ReferenceIndexError(
+            f"{len(index.entries)} references do not fit into an index", "delete old ones"
+        )
     entries = [
         {"banner": entry.banner_digest, "manifest": entry.manifest, "release": entry.release}
         for entry in index.entries

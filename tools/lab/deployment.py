@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Authority, verifier and agent of one small cloud, set up by the commands that an operator would use.
 
-The services run in this process (their bus is then oslo.messaging's in-process one) or as processes of their own
-over a real broker; both read the same configuration file.
+The services run in this process (their bus is then oslo.messaging's in-process one) or as processes of their
+own over a real broker; both read the same configuration file.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Deployment:
         """Tell the authority which TPM belongs to the host, as read on the host itself."""
         path = self.directory / f"{self.host}.ek.pem"
         self.manage("tpm", "ek-certificate", str(path))
-        self.manage("host", "register", self.host, "--ek-certificate", str(path))
+        self.manage("host", "register", self.host, str(path))
 
     def start(self) -> None:
         """Start the services in this process: authority and verifier first."""
@@ -132,26 +132,20 @@ class Deployment:
         """Start services as processes of their own; each logs to ``<name>.log``."""
         return {name: self._spawn(name) for name in services}
 
-    def wait_enrolled(self, timeout: float = ROUND_TIMEOUT) -> None:
-        """Wait until the host has its certificate and has announced itself."""
-        end = time.monotonic() + timeout
-        while not (self.directory / "agent" / "ak.pem").exists():
-            if time.monotonic() > end:
-                raise LabError(f"host {self.host} was not enrolled in {timeout:.0f} s; {self.last_words()}")
-            time.sleep(0.05)
+    def wait_ready(self, timeout: float = ROUND_TIMEOUT) -> None:
+        """Wait until the host is enrolled and its first evidence is appraised.
+
+        A verifier challenges a host as soon as it has announced itself; :meth:`round` asks for the next one.
+        """
+        try:
+            self.verifier.wait_for_result(self.host, 0, timeout)
+        except AttestError as error:
+            raise LabError(f"{error}; {self.last_words()}") from error
 
     def round(self, timeout: float = ROUND_TIMEOUT) -> AttestationResult:
         """Challenge the host (services of this process) and return the result of exactly that challenge."""
         before = self.verifier.sequence(self.host)
-        end = time.monotonic() + timeout
-        while True:
-            try:
-                self.verifier.challenge(self.host)
-                break
-            except AttestError as error:
-                if time.monotonic() > end:
-                    raise LabError(f"{error}; {self.last_words()}") from error
-                time.sleep(0.05)
+        self.verifier.challenge(self.host)
         return self.verifier.wait_for_result(self.host, before, timeout)
 
     def last_words(self) -> str:
@@ -172,7 +166,10 @@ class Deployment:
     def _manage(self, arguments: Sequence[str]) -> tuple[int, str, str]:
         output, errors = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            status = manage.main(["--config-file", str(self.config_file), *arguments])
+            try:
+                status = manage.main(["--config-file", str(self.config_file), *arguments])
+            except SystemExit as wrong_usage:
+                status = 2 if wrong_usage.code is None else int(wrong_usage.code)
         return status, output.getvalue(), errors.getvalue()
 
     def _spawn(self, name: str) -> subprocess.Popen[bytes]:

@@ -12,7 +12,7 @@ from nova import objects
 from nova.scheduler.host_manager import HostState
 
 from lab.deployment import Deployment
-from nova_vmi_attest.relying.scheduler_filter import SharedTrust, VMIAttestationFilter, register
+from nova_vmi_attest.relying.scheduler_filter import SharedTrust, VMIAttestationFilter
 
 
 def placement_questions(
@@ -23,13 +23,12 @@ def placement_questions(
     Each answer says what was asked, what must be answered and what was.
     """
     conf = nova.conf.CONF
-    register(conf)
+    shared = SharedTrust()
+    trust_filter = VMIAttestationFilter(shared)
     conf.set_override("verifier_keys", str(deployment.verifier_keys), "relying")
     conf.set_override("transport_url", deployment.transport_url, "relying")
     objects.register_all()
-    shared = SharedTrust()
     deployment.wait_for_trust(shared.get(conf))
-    trust_filter = VMIAttestationFilter(shared)
     uuids = {name: guest for guest, name in names.items()}
     healthy = next(name for name in sorted(uuids) if name != victim)
     questions = (
@@ -48,9 +47,15 @@ def placement_questions(
         passes = bool(trust_filter.host_passes(HostState(host, host, uuid4()), _request(server)))
         answer = "yes" if passes else "no"
         answers.append(
-            {"question": question, "host": host, "server": str(server), "expected": expected, "passes": passes,
-             "answer": answer}
-        )  # fmt: skip
+            {
+                "question": question,
+                "host": host,
+                "server": str(server),
+                "expected": expected,
+                "passes": passes,
+                "answer": answer,
+            }
+        )
     return answers
 
 

@@ -16,10 +16,14 @@ from nova_vmi_attest.tpm.device import Tpm
 
 def add_parser(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     """Add the noun and its verbs."""
-    noun = nouns.add_parser("tpm", help="the TPM of this host ([tpm] tcti); stop the agent first on a software TPM")
+    noun = nouns.add_parser(
+        "tpm", help="the TPM of this host ([tpm] tcti); stop the agent first on a software TPM"
+    )
     verbs = noun.add_subparsers(metavar="VERB", required=True)
     certificate = verbs.add_parser(
-        "ek-certificate", parents=[common], help="write the endorsement key's certificate, for 'host register'"
+        "ek-certificate",
+        parents=[common],
+        help="write the endorsement key's certificate, for 'host register'",
     )
     certificate.add_argument("file", type=Path, help="PEM file to write")
     certificate.set_defaults(run=_ek_certificate)

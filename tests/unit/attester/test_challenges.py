@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from nova_vmi_attest.attester import challenges as module
-from nova_vmi_attest.attester.challenges import ChallengeQueue, ChallengeRefused
+from nova_vmi_attest.attester.challenges import ChallengeQueue, ChallengeRefusedError
 from nova_vmi_attest.evidence import keys
 from nova_vmi_attest.evidence.challenge import Challenge, ChallengeError, sign_challenge
 
@@ -62,7 +62,7 @@ def test_a_replayed_challenge_is_refused_even_after_it_was_answered() -> None:
     waiting = queue()
     waiting.offer(token(), NOW)
     waiting.take(0, NOW)
-    with pytest.raises(ChallengeRefused):
+    with pytest.raises(ChallengeRefusedError):
         waiting.offer(token(), NOW + 1)
 
 
@@ -77,6 +77,6 @@ def test_no_more_than_a_bounded_number_wait(monkeypatch: pytest.MonkeyPatch) -> 
     waiting = queue()
     for number in range(3):
         waiting.offer(token(number), NOW)
-    with pytest.raises(ChallengeRefused):
+    with pytest.raises(ChallengeRefusedError):
         waiting.offer(token(3), NOW)
     assert sum(map(len, waiting.take(0, NOW).values())) == 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's cache of references: it fetches what a guest needs, and believes digests and signatures only."""
+"""The agent's cache of references fetches what a guest needs, and believes digests and signatures only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Verifier:
 
     def reference_index(self) -> str:
         self.asked += 1
-        entries = [IndexEntry(item.banner_digest, item.release, item.digest) for item in self.store.manifests()]
+        entries = [
+            IndexEntry(item.banner_digest, item.release, item.digest) for item in self.store.manifests()
+        ]
         return sign_index(ReferenceIndex(1, tuple(entries)), self.key)
 
     def blob(self, digest: str, offset: int) -> dict[str, Any]:
@@ -53,16 +55,16 @@ def verifier(tmp_path: Path) -> Verifier:
 
 
 @pytest.fixture
-def banner(verifier: Verifier) -> str:
+def banner(verifier: Verifier) -> bytes:
     manifest = verifier.store.manifests()[0]
-    return verifier.store.open(manifest.digest).vmlinux.banner.decode().rstrip("\n")
+    return verifier.store.open(manifest.digest).vmlinux.banner
 
 
 def cache(verifier: Verifier, tmp_path: Path) -> ReferenceCache:
     return ReferenceCache(ReferenceStore(tmp_path / "agent"), verifier, [KEY.public_key()])  # type: ignore[arg-type]
 
 
-def test_a_kernel_that_a_guest_needs_is_fetched(verifier: Verifier, banner: str, tmp_path: Path) -> None:
+def test_a_kernel_that_a_guest_needs_is_fetched(verifier: Verifier, banner: bytes, tmp_path: Path) -> None:
     references = cache(verifier, tmp_path)
     assert references.candidates() == ()
     references.missing(banner)
@@ -80,9 +82,11 @@ def test_nothing_is_fetched_when_nothing_is_missing(verifier: Verifier, tmp_path
     assert verifier.asked == 0
 
 
-def test_a_kernel_that_nobody_approved_is_asked_for_once_in_a_while(verifier: Verifier, tmp_path: Path) -> None:
+def test_a_kernel_that_nobody_approved_is_asked_for_once_in_a_while(
+    verifier: Verifier, tmp_path: Path
+) -> None:
     references = cache(verifier, tmp_path)
-    references.missing("Linux version 9.9.9 (somebody)")
+    references.missing(b"Linux version 9.9.9 (somebody)\n")
     assert not references.fetch_missing()
     assert not references.fetch_missing()
     assert verifier.asked == 1
@@ -94,11 +98,13 @@ def test_guests_cannot_fill_the_list_of_missing_kernels(
     monkeypatch.setattr(module, "_BANNER_LIMIT", 2)
     references = cache(verifier, tmp_path)
     for number in range(5):
-        references.missing(f"Linux version {number}")
+        references.missing(f"Linux version {number}".encode())
     assert len(references._wanted) == 2
 
 
-def test_an_index_that_no_verifier_signed_is_refused(verifier: Verifier, banner: str, tmp_path: Path) -> None:
+def test_an_index_that_no_verifier_signed_is_refused(
+    verifier: Verifier, banner: bytes, tmp_path: Path
+) -> None:
     verifier.key = STRANGER
     references = cache(verifier, tmp_path)
     references.missing(banner)
@@ -119,7 +125,7 @@ def test_an_index_that_no_verifier_signed_is_refused(verifier: Verifier, banner:
     ],
 )
 def test_a_file_that_is_not_what_was_asked_for_is_refused(
-    verifier: Verifier, banner: str, tmp_path: Path, answer: dict[str, Any]
+    verifier: Verifier, banner: bytes, tmp_path: Path, answer: dict[str, Any]
 ) -> None:
     verifier.spoil = lambda piece: answer
     references = cache(verifier, tmp_path)
@@ -128,7 +134,9 @@ def test_a_file_that_is_not_what_was_asked_for_is_refused(
     assert references.candidates() == ()
 
 
-def test_a_verifier_that_does_not_answer_stops_nothing(verifier: Verifier, banner: str, tmp_path: Path) -> None:
+def test_a_verifier_that_does_not_answer_stops_nothing(
+    verifier: Verifier, banner: bytes, tmp_path: Path
+) -> None:
     def silent(piece: dict[str, Any]) -> dict[str, Any]:
         raise oslo_messaging.MessagingTimeout
 

@@ -73,7 +73,11 @@ def test_one_quote_binds_every_guest_and_every_nonce(tpm: QuotingTpm, tmp_path: 
     assert [item.guest for item in batch.guests] == sorted(GUESTS, key=lambda guest: guest.bytes)
     assert len({item.salt for item in batch.guests}) == len(GUESTS)
     entry = batch.entries[-1]
-    assert (entry.kind, entry.guests, entry.root) == (EntryKind.BATCH, len(GUESTS), batch_root(batch.guests, bound))
+    assert (entry.kind, entry.guests, entry.root) == (
+        EntryKind.BATCH,
+        len(GUESTS),
+        batch_root(batch.guests, bound),
+    )
     assert Batch.decode(batch.encode()) == batch
 
 
