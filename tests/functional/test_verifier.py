@@ -26,7 +26,7 @@ from nova_vmi_attest.authority.ca import CertificateAuthority, create_ca
 from nova_vmi_attest.db.session import Database, DatabaseError
 from nova_vmi_attest.evidence import keys
 from nova_vmi_attest.evidence.batch import Batch
-from nova_vmi_attest.evidence.challenge import Challenge, binding, verify_challenge
+from nova_vmi_attest.evidence.challenge import Challenge, verify_challenge
 from nova_vmi_attest.evidence.reference_index import verify_index
 from nova_vmi_attest.evidence.result import Verdict
 from nova_vmi_attest.references.manifest import Blob, Manifest, ModuleBlob, Source
@@ -304,8 +304,3 @@ def test_a_verifier_does_not_start_on_what_it_cannot_use(tmp_path: Path) -> None
     with pytest.raises(VerifierError, match="authority_certificates"):
         cloud.service.start()
     cloud.service.stop()
-
-
-def test_the_binding_of_this_test_is_the_real_one() -> None:
-    """The simulated host binds to the key that the service signs with."""
-    assert binding(HOST, THUMBPRINT, [scenario.NONCE]) == binding(HOST, scenario.VERIFIER, [scenario.NONCE])
