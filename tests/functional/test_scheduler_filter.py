@@ -125,12 +125,14 @@ def test_a_trusted_server_moves_and_an_altered_one_does_not(shared: FixedTrust) 
 def test_the_reason_is_logged(shared: FixedTrust, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         passing(shared, request(ALTERED))
-    assert "host untrusted is refused: it is untrusted" in caplog.text
-    assert "host stale is refused: it is stale" in caplog.text
-    assert "host unseen is refused: it is unknown: never_seen" in caplog.text
-    assert (
-        f"host trusted is refused: server {ALTERED} is untrusted: text sys_getdents64 patched" in caplog.text
+        passing(shared, request())
+    reasons = (
+        "host untrusted is refused: it is untrusted",
+        "host stale is refused: it is stale",
+        "host unseen is refused: it is unknown: never_seen",
+        f"host trusted is refused: server {ALTERED} is untrusted: text sys_getdents64 patched",
     )
+    assert [reason for reason in reasons if reason not in caplog.text] == []
 
 
 def test_an_altered_server_may_be_rebuilt_where_the_host_is_trusted(shared: FixedTrust) -> None:
@@ -176,6 +178,7 @@ def test_what_goes_wrong_refuses_the_host(shared: FixedTrust, caplog: pytest.Log
     assert not VMIAttestationFilter(shared).host_passes(HOSTS[0], objects.RequestSpec())
     assert not VMIAttestationFilter(shared).host_passes(None, request())
     assert "could not be looked up" in caplog.text
+    assert "cannot be understood" in caplog.text
 
 
 def test_without_keys_every_host_is_unknown(overrides: Callable[[str, str], None], tmp_path: Path) -> None:
