@@ -82,6 +82,6 @@ stamp=.venv/made-from
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "bootstrap: making .venv"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    .venv/bin/python -m pip install -q -r requirements.txt -e '.[test]'
+    .venv/bin/python -m pip install -qq -r requirements.txt -e '.[test]'
     echo "$wanted" >"$stamp"
 fi

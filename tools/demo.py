@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -102,7 +102,8 @@ def main() -> int:
     if os.geteuid() != 0:
         demo.console.print("libvirtd and its guests need root: run `sudo make demo`")
         return 1
-    logging.raiseExceptions = False
+    # An interrupted demo stops what it started, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with contextlib.ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nova-vmi-attest-demo-")))

@@ -10,7 +10,7 @@ from typing import Protocol
 import oslo_messaging
 from oslo_config import cfg
 from oslo_log import log
-from oslo_service import backend
+from oslo_service import service
 
 from nova_vmi_attest import conf as configuration
 from nova_vmi_attest import messaging
@@ -20,13 +20,32 @@ LOG = log.getLogger(__name__)
 
 
 class RunnableService(Protocol):
-    """What services offer: ``start`` raises AttestError, ``stop`` is idempotent, ``wait`` blocks till then."""
+    """What services offer: ``start`` raises AttestError, ``stop`` is idempotent, ``wait`` waits for it."""
 
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
 
     def wait(self) -> None: ...
+
+
+class _Adapter(service.ServiceBase):  # type: ignore[misc]
+    """Our services as oslo.service wants them."""
+
+    def __init__(self, inner: RunnableService) -> None:
+        self._inner = inner
+
+    def start(self) -> None:
+        self._inner.start()
+
+    def stop(self) -> None:
+        self._inner.stop()
+
+    def wait(self) -> None:
+        self._inner.wait()
+
+    def reset(self) -> None:
+        """SIGHUP has no meaning for these services: their state is on disk and in the TPM."""
 
 
 def run_service(
@@ -38,36 +57,14 @@ def run_service(
 
     A service that cannot start says why in one line and what to do about it, and exits with 1.
     """
-    # The backend has to be chosen before oslo_service.service is imported anywhere.
-    backend.init_backend(backend.BackendType.THREADING)
-    from oslo_service import service as oslo_service
-
-    class Adapter(oslo_service.ServiceBase):  # type: ignore[misc]
-        """Our services as oslo.service wants them."""
-
-        def __init__(self, inner: RunnableService) -> None:
-            self._inner = inner
-
-        def start(self) -> None:
-            self._inner.start()
-
-        def stop(self) -> None:
-            self._inner.stop()
-
-        def wait(self) -> None:
-            self._inner.wait()
-
-        def reset(self) -> None:
-            """SIGHUP has no meaning for these services: their state is on disk and in the TPM."""
-
     try:
         conf = configuration.load(sys.argv[1:] if argv is None else argv, program)
         log.setup(conf, program)
         inner = factory(conf, messaging.get_transport(conf))
         # One process and no fork: the connections to the TPM and to libvirt belong to the process that
         # opened them.
-        launcher = oslo_service.ProcessLauncher(conf, no_fork=True)
-        launcher.launch_service(Adapter(inner))
+        launcher = service.ProcessLauncher(conf, no_fork=True)
+        launcher.launch_service(_Adapter(inner))
     except AttestError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
 GROUP = cfg.OptGroup("tpm", title="The TPM of each compute host")
 
@@ -47,7 +47,7 @@ measures. Change it where that is in use. The log of the old PCR has to be moved
     ),
     cfg.ListOpt(
         "pcrs",
-        item_type=cfg.types.Integer(min=0, max=23),
+        item_type=types.Integer(min=0, max=23),
         default=[0, 1, 2, 3, 4, 5, 6, 7],
         help="""
 The host's own PCRs (SHA-256 bank) that every quote covers, besides ``log_pcr``.
