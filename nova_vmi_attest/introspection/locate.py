@@ -144,7 +144,7 @@ def search_banners(memory: GuestMemory) -> tuple[bytes, ...]:
         for start in range(part.start, part.end, SEARCH_CHUNK):
             size = min(SEARCH_CHUNK, part.end - start, left)
             if size <= 0 or time.monotonic() > deadline or len(found) >= BANNER_LIMIT:
-                return tuple(found)
+                return tuple(found)[:BANNER_LIMIT]
             try:
                 data = tail + memory.read(start, size)
             except MemoryFault:

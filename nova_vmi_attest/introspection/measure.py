@@ -41,7 +41,13 @@ from nova_vmi_attest.introspection.locate import (
     search_banners,
     validate,
 )
-from nova_vmi_attest.introspection.memory.base import EncryptedMemory, GuestGone, GuestMemory, ReaderError, UnsupportedLayout
+from nova_vmi_attest.introspection.memory.base import (
+    EncryptedMemory,
+    GuestGone,
+    GuestMemory,
+    ReaderError,
+    UnsupportedLayout,
+)
 from nova_vmi_attest.introspection.state import BootState
 from nova_vmi_attest.introspection.structures import printable
 from nova_vmi_attest.kernel.reference import Reference

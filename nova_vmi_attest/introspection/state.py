@@ -23,6 +23,7 @@ from nova_vmi_attest.introspection.replay.inputs import LiveInputs
 from nova_vmi_attest.introspection.replay.module import ReplayedModule
 from nova_vmi_attest.introspection.replay.text import replay_kernel
 from nova_vmi_attest.introspection.structures import LiveModule, Structures
+from nova_vmi_attest.introspection.vdso import SharedObject, replay_vdso
 from nova_vmi_attest.kernel.reference import Reference
 
 
@@ -87,6 +88,7 @@ class BootState:
         )
         self.accepted: dict[str, bytes] = {}
         self.ticks: int | None = None
+        self._vdso: tuple[SharedObject, ...] | None = None
         self._text: KernelText | None = None
         self._read_only: Expectation | None = None
 
@@ -132,6 +134,15 @@ class BootState:
             reference = vmlinux.image[span.start : span.end]
             self._read_only = Expectation(reference, expected, self.build.ignored)
         return self._read_only
+
+    def vdso(self) -> tuple[SharedObject, ...]:
+        """What the kernel gives to every process as code, as it must be.
+
+        :raises AttestError: it cannot be worked out.
+        """
+        if self._vdso is None:
+            self._vdso = tuple(replay_vdso(self.guest, self.guest.vmlinux))
+        return self._vdso
 
     def is_function(self, addresses: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which running addresses are the start of a symbol in kernel text."""

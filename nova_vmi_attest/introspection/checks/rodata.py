@@ -5,6 +5,8 @@ What boot code itself writes is left out of the comparison and looked at apart:
 
 * the tables of static branches and static calls, which the kernel sorts: the same sites, targets and keys;
 * one literal that boot code splits in place: each comma is still a comma, or the NUL that replaced it;
+* the code that the kernel gives to processes (vDSO), which it patches for the CPU: as its own patching
+  makes it;
 * what is read-only only after initialisation: every value that points into kernel text must be the start of a
   function, and none may point to executable memory elsewhere. Other values there are NOT checked;
 * the padding behind the last section, which no symbol covers: NOT checked.
@@ -69,6 +71,7 @@ class ReadOnlyData(Check):
             (CALL_SITES, CALL_ENTRY, state.build.call_sites),
         ):
             self._table(context, findings, live, names, entry, wanted)
+        self._shared_objects(context, findings, live)
         self._pointers(context, findings, live)
 
     def _table(
@@ -107,6 +110,27 @@ class ReadOnlyData(Check):
         if not findings:
             findings.add(names[0], "the table repeats sites and lacks others", length=span.size)
 
+    def _shared_objects(self, context: CheckContext, findings: Findings, data: Bytes) -> None:
+        """The code of the vDSO."""
+        guest, outer = context.guest, context.state.build.read_only
+        for one in context.state.vdso():
+            start = one.offset - outer.start
+            live = data[start : start + len(one.expected)]
+            if not outer.start <= one.offset <= outer.end - len(one.expected):
+                live = guest.view(guest.symbol("_text") + one.offset, len(one.expected))
+            findings.bytes_verified += len(live)
+            different = np.flatnonzero(live != one.expected)
+            if len(different):
+                at, name, expected = guest.symbol("_text") + one.offset, one.name, one.expected
+                findings.differences(
+                    different,
+                    lambda start, size, expected=expected: expected[start : start + size].tobytes(),  # type: ignore[misc]
+                    live,
+                    at,
+                    lambda address, at=at, name=name: (name, address - at),  # type: ignore[misc]
+                    "the code given to processes differs",
+                )
+
     def _pointers(self, context: CheckContext, findings: Findings, data: Bytes) -> None:
         """Values of read-only-after-init data that point to code."""
         guest, state = context.guest, context.state
@@ -118,12 +142,17 @@ class ReadOnlyData(Check):
         live = data[first - outer.start : first - outer.start + (span.end - first) // 8 * 8]
         values = np.ascontiguousarray(live).view("<u8")
         start, end = np.uint64(guest.symbol("_text")), np.uint64(guest.symbol("_etext"))
-        inside = (values >= start) & (values < end)
+        code = np.zeros(len(values), np.bool_)
+        for one in state.vdso():
+            code[
+                max((one.offset - first) // 8, 0) : max((one.offset + len(one.expected) - first) // 8, 0)
+            ] = True
+        inside = (values >= start) & (values < end) & ~code
         suspect = np.flatnonzero(inside)
         suspect = suspect[~state.is_function(values[suspect])]
         pages = guest.space.leaves().executable()
         which = np.searchsorted(pages.va, values, side="right").astype(np.int64) - 1
-        holds = (which >= 0) & (values - pages.va[which] < pages.size[which]) & ~inside
+        holds = (which >= 0) & (values - pages.va[which] < pages.size[which]) & ~inside & ~code
         suspect = np.concatenate([suspect, np.flatnonzero(holds)])
         for index in suspect[:POINTER_LIMIT].tolist():
             address = guest.symbol("_text") + first + 8 * index

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,7 +138,5 @@ def test_walkers_over_random_bytes_end(content: bytes, at: int) -> None:
         lambda: list(guest.xarray(va | 2, 100)),
         lambda: [*guest.cstr(va, 100)],
     ):
-        try:
+        with suppress(GuestFault):
             assert len(walk()) <= 164
-        except GuestFault as fault:
-            assert fault.message

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -124,7 +126,5 @@ def test_random_tables_give_a_result_or_a_typed_error(content: bytes, va: int, l
     physical = space.translate(va)
     assert physical is None or 0 <= physical < 1 << 52
     assert sum(length for _, _, length in space.spans(va & ~0xFFF, 3 * PAGE)) == 3 * PAGE
-    try:
-        space.leaves(504)
-    except PagingError as error:
-        assert error.message
+    with suppress(PagingError):
+        assert len(space.leaves(504).va) <= paging.TABLE_LIMIT * 512
