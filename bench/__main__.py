@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
+import nova_vmi_attest.cmd  # noqa: F401 - chooses how oslo.service runs before anything else does
 from lab import kernels
 from lab.deployment import Deployment
 from lab.hypervisor import Hypervisor
@@ -18,6 +19,8 @@ from lab.tpm import SoftwareTpm
 from rich.console import Console
 
 from bench import harness, introspection, rounds
+from bench.guests import load
+from nova_vmi_attest.references.store import ReferenceStore
 
 GUESTS = 4
 
@@ -49,7 +52,7 @@ def main() -> None:
         for guest in guests[1:]:
             guest.destroy()
         with console.status("warm passes …"):
-            reference = introspection.load(introspection.ReferenceStore(references))
+            reference = load(ReferenceStore(references))
             rows += introspection.warm_pass(guests[0], reference)
         with console.status("memory …"):
             rows += introspection.agent_memory(guests[0], references, directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -81,5 +82,5 @@ def present(rows: Sequence[Row], path: Path) -> None:
         table.add_row(
             one.name, f"{one.value:,}", one.unit, f"{one.low:,}", f"{one.high:,}", ratio, one.against
         )
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 180).print(table)
     path.write_text(json.dumps([asdict(one) for one in rows], indent=2) + "\n")

@@ -6,48 +6,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
-import numpy as np
 from lab.hypervisor import LibvirtGuest
 
+from bench.guests import OneReference, open_guest
 from bench.harness import Row, compare, row, timed
 from nova_vmi_attest.introspection.checks.base import Check
 from nova_vmi_attest.introspection.measure import Measurer
 from nova_vmi_attest.introspection.memory.base import GuestMemory
-from nova_vmi_attest.introspection.memory.domain import parse_domain
-from nova_vmi_attest.introspection.memory.select import choose, open_memory
 from nova_vmi_attest.kernel.reference import Reference
-from nova_vmi_attest.references.store import ReferenceStore
 
 MANY = 64
-
-
-class OneReference:
-    """The references of a host whose guests all run one kernel."""
-
-    def __init__(self, reference: Reference) -> None:
-        self._references = (reference,)
-
-    def candidates(self) -> Sequence[Reference]:
-        return self._references
-
-    def missing(self, banner: str) -> None:
-        raise LookupError(banner)
-
-
-def load(store: ReferenceStore) -> Reference:
-    """The only reference of a store."""
-    return store.open(store.manifests()[0].digest)
-
-
-def open_guest(xml: str) -> GuestMemory:
-    """A guest's memory through the reader that fits it."""
-    domain = parse_domain(xml)
-    return open_memory(domain, choose(domain, None).reader)
 
 
 def warm_pass(guest: LibvirtGuest, reference: Reference) -> Iterator[Row]:
@@ -114,7 +87,7 @@ def agent_memory(guest: LibvirtGuest, references: Path, directory: Path) -> Iter
     xml.write_text(guest.xml())
     used = {}
     for count in (1, MANY):
-        command = [sys.executable, "-m", "bench.introspection", str(references), str(xml), str(count)]
+        command = [sys.executable, "-m", "bench.footprint", str(references), str(xml), str(count)]
         used[count] = float(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
     yield row("agent_memory_1_guest", [used[1]], "MiB")
     yield row(
@@ -125,25 +98,3 @@ def agent_memory(guest: LibvirtGuest, references: Path, directory: Path) -> Iter
         used[MANY] / used[1],
     )
     yield row("agent_memory_per_further_guest", [(used[MANY] - used[1]) / (MANY - 1)], "MiB")
-
-
-def private_mebibytes() -> float:
-    """Memory of this process that it shares with nobody: guest RAM that it maps is not its own."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
-
-
-def main() -> None:
-    """Measure one guest under many names, and print the private memory of this process in MiB."""
-    references, xml, count = Path(sys.argv[1]), Path(sys.argv[2]).read_text(), int(sys.argv[3])
-    measurer = Measurer(OneReference(load(ReferenceStore(references))))
-    held = [(uuid4(), open_guest(xml)) for _ in range(count)]
-    for guest, memory in held:
-        measurement = measurer.measure(guest, memory, memory.name)
-        if np.any([check.outcome != "passed" for check in measurement.integrity.checks]):
-            raise SystemExit(f"the guest was not measured: {measurement.integrity}")
-    print(json.dumps(private_mebibytes()))
-
-
-if __name__ == "__main__":
-    main()

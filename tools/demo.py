@@ -22,11 +22,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from oslo_service import backend
-
-# Before anything imports oslo.service: Nova's classes would choose its retired backend.
-backend.init_backend(backend.BackendType.THREADING)
-
+import nova_vmi_attest.cmd  # noqa: F401 - before Nova's classes choose the retired backend of oslo.service
 from lab import kernels, report
 from lab.deployment import Deployment
 from lab.errors import LabError

@@ -28,7 +28,8 @@ attestation key certificate carries it. Leave it alone otherwise.
 The libvirt connection whose guests are measured.
 
 Use the one that nova-compute uses (``[libvirt] connection_uri``). The agent only reads: domain lists, live
-XML and lifecycle events. """,
+XML and lifecycle events.
+""",
     ),
     cfg.StrOpt(
         "state_path",
@@ -47,7 +48,8 @@ Keep it on a local disk, out of reach of the guests, and writable by the agent a
 File with the public keys of the verifiers (a JWKS; ``nova-vmi-attest-manage key show --jwks`` prints it).
 
 A challenge or a reference index that none of these keys signed is dropped. Add the new key before the
-verifiers change to it, and remove the old one afterwards. """,
+verifiers change to it, and remove the old one afterwards.
+""",
     ),
     cfg.StrOpt(
         "authority_certificates",

@@ -304,3 +304,21 @@ def test_a_verifier_does_not_start_on_what_it_cannot_use(tmp_path: Path) -> None
     with pytest.raises(VerifierError, match="authority_certificates"):
         cloud.service.start()
     cloud.service.stop()
+
+
+def test_a_host_that_falls_silent_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    cloud = Cloud(tmp_path)
+    cloud.conf.set_override("interval", 1, "verifier")
+    cloud.conf.set_override("result_lifetime", 2, "verifier")
+    cloud.start()
+    try:
+        cloud.announce()
+        cloud.service.wait_for_result(HOST, 0, 20)
+        cloud.agent.change = lambda batch: replace(batch, ak_certificate=b"none")
+        wait_until(lambda: "has not answered" in caplog.text, "the alarm")
+        cloud.agent.change = lambda batch: batch
+        wait_until(lambda: "answers again" in caplog.text, "the end of the alarm")
+        assert caplog.text.count("has not answered") == 1
+    finally:
+        cloud.stop()
