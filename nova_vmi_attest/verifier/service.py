@@ -64,6 +64,7 @@ class VerifierService:
         self._stopped = threading.Event()
         self._cleanup = contextlib.ExitStack()
         self._late: set[str] = set()
+        self._first_seen: dict[str, int] = {}
         self._asked: dict[str, bytes] = {}
 
     @classmethod
@@ -183,15 +184,23 @@ class VerifierService:
     def _challenge_in_turn(self) -> None:
         while not self._stopped.wait(_TICK):
             try:
-                now = int(time.time())
                 for host in self._hosts.all():
-                    self._watch(host, now)
-                    if self._is_due(host, now):
-                        self._rounds.challenge_in_turn(host, now)
-            except (AttestError, oslo_messaging.MessagingException) as error:
-                LOG.error("hosts cannot be challenged: %s", error)
+                    self._look_after(host, int(time.time()))
+            except AttestError as error:
+                LOG.error("the known hosts cannot be read: %s", error)
             except Exception:
                 LOG.exception("challenging failed unexpectedly")
+
+    def _look_after(self, host: KnownHost, now: int) -> None:
+        """Watch one host and challenge it when it is due. What goes wrong with it is no matter of the
+        others.
+        """
+        try:
+            self._watch(host, now)
+            if self._is_due(host, now):
+                self._rounds.challenge_in_turn(host, now)
+        except (AttestError, oslo_messaging.MessagingException) as error:
+            LOG.error("host %s cannot be challenged: %s", host.name, error)
 
     def _is_due(self, host: KnownHost, now: int) -> bool:
         """Whether the host's turn has come: the interval, and a delay that spreads the hosts out.
@@ -210,7 +219,7 @@ class VerifierService:
         """Say once when a host has not answered for so long that its result is stale, and once when it
         does.
         """
-        last = host.answered_at or host.announced_at
+        last = host.answered_at or self._first_seen.setdefault(host.name, now)
         late = now - last > self._conf.verifier.result_lifetime
         if late and host.name not in self._late:
             self._late.add(host.name)
