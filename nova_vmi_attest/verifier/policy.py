@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-
-from oslo_config import cfg
+from typing import TYPE_CHECKING
 
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence.measurement import CheckResult, Finding, Integrity, Measurement, Outcome, Status
 from nova_vmi_attest.evidence.measurement_codec import MAX_DETAIL, MAX_NAME, MAX_SYMBOL
 from nova_vmi_attest.evidence.result import MAX_REASONS, GuestResult, Reason, Verdict
+
+if TYPE_CHECKING:
+    from oslo_config import cfg
 
 _APPROVED_PCR = re.compile(r"([0-9]{1,2}):([0-9a-fA-F]{64})")
 
