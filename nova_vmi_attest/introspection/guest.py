@@ -25,6 +25,7 @@ WORD = (1 << 64) - 1
 READ_LIMIT = 1 << 20
 VIEW_LIMIT = 1 << 28
 PAGE_CACHE_LIMIT = 4096
+COPY_BELOW = 1 << 16  # copying less than this costs less than making sure that it can be mapped
 XARRAY_DEPTH = 11  # 64 bits of index, 6 bits a level
 XARRAY_SLOTS = 64
 
@@ -110,7 +111,10 @@ class Guest:
             if physical is None:
                 raise GuestFault(start)
             try:
-                parts.append(self.memory.view(physical, size))
+                if size < COPY_BELOW:
+                    parts.append(np.frombuffer(self.memory.read(physical, size), np.uint8))
+                else:
+                    parts.append(self.memory.view(physical, size))
             except MemoryFault as fault:
                 raise GuestFault(start) from fault
         if len(parts) == 1:

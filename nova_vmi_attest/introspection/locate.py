@@ -82,7 +82,10 @@ def find_kernel(memory: GuestMemory, references: Sequence[Vmlinux]) -> Located:
         if len(located) != 1:
             raise NotFound(Unmeasured.UNSUPPORTED, "several kernels in memory: which one runs is not certain")
     if located:
-        return _anchored(memory, references, located[0])
+        one = located[0]
+        if unmapped and not entered_by_trampoline(memory, references[one.index], one):
+            raise NotFound(Unmeasured.BOOTING, "a kernel starts over the remains of another")
+        return _anchored(memory, references, one)
     if unmapped:
         raise NotFound(Unmeasured.BOOTING, "a known kernel lies in memory, but its page tables do not map it")
     raise NotFound(Unmeasured.NO_KERNEL, "no kernel of any reference in memory")
@@ -103,6 +106,17 @@ def validate(memory: GuestMemory, vmlinux: Vmlinux, index: int, base: int) -> Lo
         return Located(index, base, slide, stated) if mapped == [stated] else None
     except MemoryFault:
         return None
+
+
+def still_there(memory: GuestMemory, vmlinux: Vmlinux, located: Located) -> bool:
+    """Whether a kernel that was found before still has its banner, and still maps itself where it was."""
+    base = located.physical_base
+    try:
+        banner = memory.read(base + vmlinux.offset_of("linux_banner"), len(vmlinux.banner))
+    except MemoryFault:
+        return False
+    space = AddressSpace(memory, base + vmlinux.offset_of("init_top_pgt"), located.levels)
+    return banner == vmlinux.banner and space.translate(LINK_BASE + located.slide) == base
 
 
 def entered_by_trampoline(memory: GuestMemory, vmlinux: Vmlinux, located: Located) -> bool:

@@ -39,7 +39,7 @@ from nova_vmi_attest.introspection.locate import (
     entered_by_trampoline,
     find_kernel,
     search_banners,
-    validate,
+    still_there,
 )
 from nova_vmi_attest.introspection.memory.base import (
     EncryptedMemory,
@@ -196,7 +196,7 @@ class Measurer:
         longer enters it. Where either is so, all of memory is looked at again.
         """
         located, vmlinux = state.located, state.reference.vmlinux
-        if validate(memory, vmlinux, located.index, located.physical_base) != located:
+        if not still_there(memory, vmlinux, located):
             return False
         state.begin_pass(memory)
         try:
@@ -206,10 +206,7 @@ class Measurer:
         stands = ticks == state.ticks
         state.ticks = ticks
         if stands or not entered_by_trampoline(memory, vmlinux, located):
-            try:
-                found = find_kernel(memory, [vmlinux])
-            except NotFound:
-                return False
+            found = find_kernel(memory, [vmlinux])
             return (found.physical_base, found.slide) == (located.physical_base, located.slide)
         return True
 

@@ -381,6 +381,7 @@ def test_what_the_kernel_switches_itself_is_no_finding(reference: Reference, tmp
         before = measured(measurer, memory)
         guest.shell("echo 1 > /proc/sys/kernel/sched_schedstats")
         after = measured(measurer, memory)
+        guest.console.close()  # whoever is connected and does not listen holds the guest's console up
         guest.qmp("set-action", reboot="reset")
         guest.qmp("system_reset")
         reasons = wait_measured(measurer, memory, lambda one: guest.console.text().count("GUEST-UP") == 2)

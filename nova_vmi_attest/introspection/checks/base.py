@@ -10,6 +10,7 @@ A check of its own (namespace ``nova_vmi_attest.checks``) subclasses :class:`Che
 from __future__ import annotations
 
 import abc
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -153,33 +154,31 @@ class Findings:
         :param base: running address of ``live[0]``.
         :param locate: symbol and offset of a running address.
         """
-        runs = 0
         cut = offsets[:OFFSETS_LIMIT]
         breaks = np.flatnonzero(np.diff(cut) > NEAR) + 1
-        for run in np.split(cut, breaks[: 4 * FINDING_LIMIT]):
-            first, last = int(run[0]), int(run[-1])
-            while first <= last:
-                symbol, inside = locate(base + first)
-                after = last
-                # A run that reaches into the next symbol is cut there.
-                if locate(base + last)[0] != symbol:
-                    same = [at for at in run.tolist() if first <= at and locate(base + at)[0] == symbol]
-                    after = same[-1]
-                length = after - first + 1
-                self.add(
-                    symbol,
-                    detail,
-                    offset=inside,
-                    length=length,
-                    address=base + first,
-                    expected=expected(first, min(length, EVIDENCE_BYTES)),
-                    actual=live[first : first + min(length, EVIDENCE_BYTES)].tobytes(),
-                )
-                runs += 1
-                left = run[run > after]
-                if not len(left) or runs > 2 * FINDING_LIMIT:
-                    break
-                first = int(left[0])
+        self._left_out += max(len(breaks) - 2 * FINDING_LIMIT, 0)
+        waiting = np.split(cut, breaks[: 2 * FINDING_LIMIT])[: 2 * FINDING_LIMIT]
+        for _ in range(4 * FINDING_LIMIT):
+            if not waiting:
+                break
+            run = waiting.pop(0)
+            first = int(run[0])
+            symbol, inside = locate(base + first)
+            # A run that reaches into the next symbol is cut there.
+            here = bisect_left(run, 1, key=lambda at: int(locate(base + int(at))[0] != symbol))
+            if here < len(run):
+                waiting.insert(0, run[here:])
+            length = int(run[here - 1]) - first + 1
+            self.add(
+                symbol,
+                detail,
+                offset=inside,
+                length=length,
+                address=base + first,
+                expected=expected(first, min(length, EVIDENCE_BYTES)),
+                actual=live[first : first + min(length, EVIDENCE_BYTES)].tobytes(),
+            )
+        self._left_out += len(waiting)
 
 
 class Check(abc.ABC):

@@ -13,14 +13,19 @@ Sources: arch/x86/realmode/init.c, kernel/bpf/core.c (bpf_prog_pack_alloc).
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
 from nova_vmi_attest.introspection.checks.base import Check, CheckContext, Findings
 from nova_vmi_attest.introspection.guest import Guest
 from nova_vmi_attest.introspection.paging import PAGE, WRITABLE, Leaves
-from nova_vmi_attest.introspection.structures import Extent
+from nova_vmi_attest.introspection.structures import MODULE_LIVE, Extent
 
+ATTEMPTS = 5
+SETTLE = 0.02  # seconds
+MODULE_CODE_LIMIT = 64 << 20
 PACK_LIMIT = 64
 PACK_SIZE = 0x200000
 CHUNK = 64  # bytes of a pack that one bit of its bitmap stands for
@@ -41,23 +46,40 @@ class ExecutablePages(Check):
         pages = guest.space.leaves().executable()
         for va, size in _rows(pages.select((pages.flags & np.uint64(WRITABLE)) != 0)):
             findings.add(context.name(va), "executable memory that can be written", length=size, address=va)
-        text = Extent("text", guest.symbol("_text"), -(-context.state.build.text.end // PAGE) * PAGE)
-        explained = [text]
-        for module in context.facts.modules:
-            extent = module.extent("text")
-            if extent is not None:
-                explained.append(Extent("module", extent.base, -(-extent.size // PAGE) * PAGE))
         trampoline = self._trampoline(context, findings, pages)
-        if trampoline is not None:
-            explained.append(trampoline)
+        packs = self._packs(context, findings)
+        explained = [*self._code(context), *([trampoline] if trampoline else []), *packs]
         left = pages.select(~_covered(pages, explained))
-        if len(left.va):
-            packs = self._packs(context, findings)
-            left = left.select(~_covered(left, packs))
+        for _ in range(ATTEMPTS):
+            if not len(left.va):
+                break
+            # A module that is being loaded or was just initialised: its code comes before its description,
+            # and outlives it for as long as readers may be in it.
+            time.sleep(SETTLE)
+            guest.refresh()
+            pages = guest.space.leaves().executable()
+            left = pages.select(
+                ~_covered(pages, [*explained, *self._code(context)]) & np.isin(pages.va, left.va)
+            )
         for start, size in _runs(left):
             code = guest.read(start, 32)
             detail = "executable memory that nothing accounts for"
             findings.add(context.name(start), detail, length=size, address=start, actual=code)
+
+    def _code(self, context: CheckContext) -> list[Extent]:
+        """Kernel text, and the code of every module that some view has now or had when this pass began."""
+        guest, structures = context.guest, context.structures
+        found = [Extent("text", guest.symbol("_text"), -(-context.state.build.text.end // PAGE) * PAGE)]
+        modules = {module.address: module for module in context.facts.modules}
+        for address in structures.module_list():
+            if address not in modules:
+                modules[address] = structures.module(address)
+        for module in modules.values():
+            kinds = ("text",) if module.state == MODULE_LIVE else ("text", "init_text")
+            for extent in module.extents:
+                if extent.kind in kinds and extent.size <= MODULE_CODE_LIMIT:
+                    found.append(Extent("module", extent.base, -(-extent.size // PAGE) * PAGE))
+        return found
 
     def _trampoline(self, context: CheckContext, findings: Findings, pages: Leaves) -> Extent | None:
         """The executable pages of the real-mode trampoline, when their bytes are those of the build."""

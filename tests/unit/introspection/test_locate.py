@@ -80,6 +80,20 @@ def install(memory: FakeMemory, vmlinux: Vmlinux, base: int, slide: int = SLIDE,
         memory.word(base + FLAG, 1)
 
 
+def map_low_memory(memory: FakeMemory, base: int) -> None:
+    """The kernel at ``base`` has its real-mode header at guest-physical 0x99000, by a slot of its direct map."""
+    memory.word(base + HEADER, 0xFFFF888000099000)
+    memory.word(base + TOP + 273 * 8, base + 0x20000 | PRESENT)
+    memory.word(base + 0x20000, 0x21000 + base | PRESENT)
+    memory.word(base + 0x21000, 0 | PRESENT | LARGE)
+
+
+def enter_by_trampoline(memory: FakeMemory, base: int) -> None:
+    """The trampoline's page table at guest-physical 0x9a000 leads into the kernel at ``base``."""
+    memory.put(0x99000 + 24, (0x9A000).to_bytes(4, "little"))
+    memory.put(0x9A000 + 511 * 8, memory.read(base + TOP + 511 * 8, 8))
+
+
 @pytest.mark.parametrize("levels", [4, 5])
 @pytest.mark.parametrize("slide", [0, SLIDE])
 def test_a_kernel_is_found_where_it_runs(levels: int, slide: int) -> None:
@@ -93,7 +107,18 @@ def test_a_copy_of_the_banner_does_not_win() -> None:
     memory.put(MIB2 + AT_BANNER, BANNER + b"\0")
     memory.put(2 * MIB2, vmlinux.image.tobytes())
     install(memory, vmlinux, 4 * MIB2)
+    map_low_memory(memory, 4 * MIB2)
+    enter_by_trampoline(memory, 4 * MIB2)
     assert find_kernel(memory, [vmlinux]).physical_base == 4 * MIB2
+
+
+def test_a_kernel_that_is_unpacked_beside_a_dead_one_is_starting() -> None:
+    memory, vmlinux = FakeMemory(8 * MIB2), reference()
+    install(memory, vmlinux, 2 * MIB2)
+    memory.put(4 * MIB2, vmlinux.image.tobytes())
+    with pytest.raises(NotFound) as caught:
+        find_kernel(memory, [vmlinux])
+    assert caught.value.reason is Unmeasured.BOOTING
 
 
 def test_a_copy_of_the_whole_kernel_is_not_guessed_away() -> None:
@@ -109,13 +134,8 @@ def test_the_trampoline_tells_the_running_kernel_from_a_dead_one() -> None:
     memory, vmlinux = FakeMemory(8 * MIB2), reference()
     for base, slide in ((2 * MIB2, SLIDE), (4 * MIB2, 0)):
         install(memory, vmlinux, base, slide)
-        # The header lies at guest-physical 0x99000, mapped at the same slot as in a kernel's direct map.
-        memory.word(base + HEADER, 0xFFFF888000099000)
-        memory.word(base + TOP + 273 * 8, base + 0x20000 | PRESENT)
-        memory.word(base + 0x20000, 0x21000 + base | PRESENT)
-        memory.word(base + 0x21000, 0 | PRESENT | LARGE)
-    memory.put(0x99000 + 24, (0x9A000).to_bytes(4, "little"))
-    memory.put(0x9A000 + 511 * 8, memory.read(4 * MIB2 + TOP + 511 * 8, 8))
+        map_low_memory(memory, base)
+    enter_by_trampoline(memory, 4 * MIB2)
     assert find_kernel(memory, [vmlinux]) == Located(0, 4 * MIB2, 0, 4)
 
 
