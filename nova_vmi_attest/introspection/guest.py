@@ -54,6 +54,8 @@ class Guest:
         self.space = AddressSpace(memory, root, located.levels)
         self._pages: dict[int, bytes] = {}
         self._symbols: dict[str, int] = {}
+        self._known: dict[str, bool] = {}
+        self._offsets: dict[tuple[str, str], int] = {}
 
     def refresh(self) -> None:
         """Forget what was read: what follows sees the guest as it is now."""
@@ -156,6 +158,13 @@ class Guest:
             found = self._symbols[name] = address if address < 1 << 32 else address + self.slide
         return found
 
+    def has_symbol(self, name: str) -> bool:
+        """Whether the reference kernel has a symbol."""
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = self.vmlinux.symbols.get(name) is not None
+        return found
+
     def link(self, va: int) -> int:
         """Link-time address of a running address of the kernel image."""
         return (va - self.slide) & WORD
@@ -165,7 +174,10 @@ class Guest:
 
         :raises BtfError: the reference kernel has no such member.
         """
-        return self.vmlinux.btf.offset(struct, path)
+        found = self._offsets.get((struct, path))
+        if found is None:
+            found = self._offsets[struct, path] = self.vmlinux.btf.offset(struct, path)
+        return found
 
     def list_entries(self, head: int, member_offset: int, limit: int) -> Iterator[int]:
         """Objects on a ``struct list_head``, in order.

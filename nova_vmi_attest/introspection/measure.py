@@ -53,6 +53,7 @@ from nova_vmi_attest.introspection.structures import printable
 from nova_vmi_attest.kernel.reference import Reference
 
 NAMESPACE = "nova_vmi_attest.checks"
+STANDSTILL = 1.0  # seconds without a tick, after which a kernel may be dead; an idle one may do without, too
 SEARCH_FIRST, SEARCH_LONGEST = 5.0, 300.0  # seconds until an unknown guest is searched for a kernel again
 
 
@@ -203,8 +204,10 @@ class Measurer:
             ticks = state.guest.u64(state.guest.symbol("jiffies_64"))
         except GuestFault:
             return False
-        stands = ticks == state.ticks
-        state.ticks = ticks
+        now = self._clock()
+        if ticks != state.ticks:
+            state.ticks, state.ticked = ticks, now
+        stands = now - state.ticked >= STANDSTILL
         if stands or not entered_by_trampoline(memory, vmlinux, located):
             found = find_kernel(memory, [vmlinux])
             return (found.physical_base, found.slide) == (located.physical_base, located.slide)

@@ -87,11 +87,13 @@ class AddressSpace:
         self.root = root & FRAME
         self.levels = levels
         self._tables: dict[int, bytes] = {}
+        self._lowest: dict[int, tuple[bytes, int]] = {}
         self._walked: _Walk | None = None
 
     def refresh(self) -> None:
         """Forget the tables that were read: what follows sees them as they are now."""
         self._tables.clear()
+        self._lowest.clear()
 
     def _table(self, address: int) -> bytes:
         held = self._tables.get(address)
@@ -114,6 +116,9 @@ class AddressSpace:
 
     def leaf(self, va: int) -> Leaf | None:
         """The mapping that holds ``va``; None where nothing is mapped or a table is not RAM."""
+        known = self._lowest.get(va >> 21)
+        if known is not None:
+            return _page(va, *known)
         if not canonical(va, self.levels):
             return None
         table, granted = self.root, WRITABLE | USER
@@ -123,12 +128,15 @@ class AddressSpace:
                 held = self._table(table)
             except MemoryFault:
                 return None
+            if level == 0:
+                self._lowest[va >> 21] = held, granted
+                return _page(va, held, granted)
             at = (va >> shift & 511) * 8
             entry = int.from_bytes(held[at : at + 8], "little")
             if not entry & PRESENT:
                 return None
             granted &= entry
-            if level == 0 or (entry & LARGE and level <= 2):
+            if entry & LARGE and level <= 2:
                 size = 1 << shift
                 gpa = entry & FRAME & ~(size - 1)
                 return Leaf(va & ~(size - 1), gpa, size, bool(granted & WRITABLE), bool(granted & USER))
@@ -240,6 +248,16 @@ class _Walk:
     first: int
     tables: tuple[tuple[list[int], Bytes], ...]
     leaves: Leaves
+
+
+def _page(va: int, table: bytes, granted: int) -> Leaf | None:
+    """The mapping of one 4 KiB page by a table of the lowest level."""
+    at = (va >> 12 & 511) * 8
+    entry = int.from_bytes(table[at : at + 8], "little")
+    if not entry & PRESENT:
+        return None
+    granted &= entry
+    return Leaf(va & ~(PAGE - 1), entry & FRAME, PAGE, bool(granted & WRITABLE), bool(granted & USER))
 
 
 def _sign_bits(column: NDArray[np.int64], levels: int) -> NDArray[np.uint64]:

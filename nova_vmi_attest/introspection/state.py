@@ -87,7 +87,9 @@ class BootState:
             [call.target and (call.target + located.slide) & WORD for call in build.static_calls], np.uint64
         )
         self.accepted: dict[str, bytes] = {}
+        self.trampoline: tuple[int, NDArray[np.uint8]] | None = None
         self.ticks: int | None = None
+        self.ticked = 0.0
         self._vdso: tuple[SharedObject, ...] | None = None
         self._text: KernelText | None = None
         self._read_only: Expectation | None = None

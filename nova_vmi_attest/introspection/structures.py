@@ -74,19 +74,14 @@ class Task:
 
 
 class Structures:
-    """Reads of one guest's structures; keeps the offsets that it looked up."""
+    """Reads of one guest's structures."""
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
-        self._offsets: dict[tuple[str, str], int] = {}
 
     def offset(self, structure: str, path: str) -> int:
         """Byte offset of a member; BtfError when the reference kernel has none."""
-        key = (structure, path)
-        found = self._offsets.get(key)
-        if found is None:
-            found = self._offsets[key] = self.guest.offset(structure, path)
-        return found
+        return self.guest.offset(structure, path)
 
     # -- tasks
 
@@ -158,7 +153,7 @@ class Structures:
         None when the build has no such tree.
         """
         guest, offset = self.guest, self.offset
-        if guest.vmlinux.symbols.get("mod_tree") is None:
+        if not guest.has_symbol("mod_tree"):
             return None
         roots = guest.symbol("mod_tree") + offset("mod_tree_root", "root") + offset("latch_tree_root", "tree")
         node_at, module_at = offset("mod_tree_node", "node"), offset("mod_tree_node", "mod")

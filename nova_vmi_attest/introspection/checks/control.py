@@ -139,17 +139,17 @@ class ControlData(Check):
 
     def _paravirt(self, context: CheckContext, findings: Findings) -> None:
         guest, state = context.guest, context.state
-        if guest.vmlinux.symbols.get("pv_ops") is None:
+        if not guest.has_symbol("pv_ops"):
             return
         btf = guest.vmlinux.btf
         size = btf.size("paravirt_patch_template") // 8 * 8
         start = guest.symbol("pv_ops")
         live = guest.read(start, size)
+        findings.bytes_verified += size
+        if state.accepted.get("pv_ops") == live:
+            return
         offset = guest.vmlinux.offset_of("pv_ops")
         first = guest.vmlinux.relocated(guest.slide, offset, offset + size).tobytes()
-        findings.bytes_verified += size
-        if live == first or state.accepted.get("pv_ops") == live:
-            return
         extra = {
             btf.offset("paravirt_patch_template", member): names
             for member, names in PARAVIRT.items()
@@ -171,7 +171,7 @@ class ControlData(Check):
 
     def _return_thunk(self, context: CheckContext, findings: Findings) -> None:
         guest = context.guest
-        if guest.vmlinux.symbols.get("x86_return_thunk") is None:
+        if not guest.has_symbol("x86_return_thunk"):
             return
         address = guest.symbol("x86_return_thunk")
         target = guest.u64(address)
@@ -189,13 +189,12 @@ class ControlData(Check):
     def _capabilities(self, context: CheckContext, findings: Findings) -> None:
         """What the boot CPU's record has, every online CPU's own record has too."""
         guest = context.guest
-        btf = guest.vmlinux.btf
-        start = btf.offset("cpuinfo_x86", "x86_capability")
-        size = btf.offset("cpuinfo_x86", "x86_vendor_id") - start
+        start = guest.offset("cpuinfo_x86", "x86_capability")
+        size = guest.offset("cpuinfo_x86", "x86_vendor_id") - start
         boot = guest.read(guest.symbol("boot_cpu_data") + start, size)
         common = int.from_bytes(boot, "little")
         for cpu, area in self._areas(context):
-            record = guest.read((area + guest.vmlinux.symbols["cpu_info"] + start) & WORD, size)
+            record = guest.read((area + guest.symbol("cpu_info") + start) & WORD, size)
             findings.bytes_verified += size
             if common & ~int.from_bytes(record, "little"):
                 bit = (common & ~int.from_bytes(record, "little")).bit_length() - 1

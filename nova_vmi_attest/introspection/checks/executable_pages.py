@@ -91,7 +91,10 @@ class ExecutablePages(Check):
         physical = guest.space.translate(start)
         if physical is None or physical >= LOW_MEMORY:
             return None
-        expected = _real_mode(guest, physical)
+        known = context.state.trampoline
+        if known is None or known[0] != physical:
+            known = context.state.trampoline = physical, _real_mode(guest, physical)
+        expected = known[1]
         first, last = int(low.gpa[0]), int(low.gpa[-1]) + PAGE
         if not (physical <= first and last <= physical + -(-len(expected) // PAGE) * PAGE):
             return None
@@ -114,7 +117,7 @@ class ExecutablePages(Check):
         """The packs of BPF programs: their unused chunks are filler."""
         guest, structures = context.guest, context.structures
         known = guest.vmlinux.btf.has("bpf_prog_pack", "ptr")
-        if guest.vmlinux.symbols.get("pack_list") is None or not known:
+        if not guest.has_symbol("pack_list") or not known:
             return []
         offset = structures.offset
         member = offset("bpf_prog_pack", "list")

@@ -26,15 +26,14 @@ class Hooks(Check):
     def examine(self, context: CheckContext, findings: Findings) -> None:
         """The two lists."""
         guest = context.guest
-        symbols = guest.vmlinux.symbols
-        if symbols.get("ftrace_ops_list") is not None:
+        if guest.has_symbol("ftrace_ops_list"):
             first = guest.u64(guest.symbol("ftrace_ops_list"))
             findings.bytes_verified += 8
             if first != guest.symbol("ftrace_list_end"):
                 detail = f"functions are traced by {context.name(first)}"
                 findings.add("ftrace_ops_list", detail, length=8, address=guest.symbol("ftrace_ops_list"),
                              actual=first.to_bytes(8, "little"))  # fmt: skip
-        if symbols.get("kprobe_table") is not None:
+        if guest.has_symbol("kprobe_table"):
             start = guest.symbol("kprobe_table")
             heads = np.frombuffer(guest.read(start, 8 * PROBE_HEADS), "<u8")
             findings.bytes_verified += heads.nbytes

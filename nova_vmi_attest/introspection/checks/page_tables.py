@@ -60,10 +60,12 @@ class PageTables(Check):
         for va, gpa, size in _rows(inside.select(elsewhere)):
             detail = f"{size:#x} bytes are mapped to guest-physical {gpa:#x}, outside the kernel image"
             findings.add(context.name(va), detail, length=size, address=va)
-        mapped = np.zeros(-(-build.read_only.end // PAGE), np.bool_)
-        for va, size in zip(inside.va.tolist(), inside.size.tolist(), strict=True):
-            first = max(va - base, 0) // PAGE
-            mapped[first : (va - base + size) // PAGE] = True
+        pages = -(-build.read_only.end // PAGE)
+        edges = np.zeros(pages + 1, np.int64)
+        first = np.maximum(inside.va.astype(np.int64) - np.int64(base - (1 << 64)), 0) // PAGE
+        np.add.at(edges, np.minimum(first, pages), 1)
+        np.subtract.at(edges, np.minimum(first + inside.size.astype(np.int64) // PAGE, pages), 1)
+        mapped = np.cumsum(edges)[:pages] > 0
         for span in (build.text, build.read_only):
             for page in np.flatnonzero(~mapped[span.start // PAGE : -(-span.end // PAGE)])[:ENTRIES].tolist():
                 va = base + span.start + page * PAGE
@@ -101,9 +103,8 @@ class PageTables(Check):
         half = space.table(space.root)[HALF:]
         if not half.any() and not state.text().inputs.has(ISOLATION):
             return None
-        kernel = {va: (gpa, size) for va, gpa, size in _rows(guest.space.leaves().executable())}
         for va, gpa, size in _rows(space.leaves().executable()):
-            if kernel.get(va, (None, 0))[0] != gpa and guest.space.translate(va) != gpa:
+            if list(guest.space.spans(va, size)) != [(va, gpa, size)]:
                 detail = f"user mode's page table alone maps {size:#x} executable bytes to {gpa:#x}"
                 findings.add(context.name(va), detail, length=size, address=va)
         return half

@@ -81,7 +81,7 @@ def install(memory: FakeMemory, vmlinux: Vmlinux, base: int, slide: int = SLIDE,
 
 
 def map_low_memory(memory: FakeMemory, base: int) -> None:
-    """The kernel at ``base`` has its real-mode header at guest-physical 0x99000, by a slot of its direct map."""
+    """The kernel at ``base`` has its real-mode header at guest-physical 0x99000, in its direct map."""
     memory.word(base + HEADER, 0xFFFF888000099000)
     memory.word(base + TOP + 273 * 8, base + 0x20000 | PRESENT)
     memory.word(base + 0x20000, 0x21000 + base | PRESENT)

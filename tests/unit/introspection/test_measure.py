@@ -128,7 +128,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     class State:
         def __init__(self, reference: Reference, build: object, located: Located, memory: FakeMemory) -> None:
-            self.reference, self.located, self.ticks = reference, located, None
+            self.reference, self.located, self.ticks, self.ticked = reference, located, None, 0.0
             self.guest = fakes.guest(memory, reference.vmlinux)
             self.structures = None
 
@@ -174,8 +174,8 @@ def test_a_kernel_that_starts_or_stops_is_not_measured(found: list[int], phase: 
 
 def test_a_warm_pass_searches_only_when_time_stands_still(found: list[int]) -> None:
     memory, reference = prepared()
-    subject = measurer(Provider(reference), Named("a"))
-    for ticks, searches in ((1, 1), (2, 1), (3, 1), (3, 2), (4, 2)):
+    subject = measurer(Provider(reference), Named("a"), now=(1.0, 2.0, 2.5, 3.5, 4.0))
+    for ticks, searches in ((1, 1), (2, 1), (3, 1), (3, 1), (3, 2), (4, 2)):
         memory.word(0x80008, ticks)
         assert passed(subject.measure(GUEST, memory, "fake"))
         assert len(found) == searches
