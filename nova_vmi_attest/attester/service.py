@@ -38,7 +38,11 @@ from nova_vmi_attest.tpm.device import Tpm
 LOG = log.getLogger(__name__)
 
 # Seconds before an enrolment that failed is tried again.
-_ENROL_RETRY = 10.0
+_ENROL_RETRY = 5.0
+
+# Seconds to wait for an answer over the bus. A request to a service that is not up yet is lost, so better
+# ask again.
+_ANSWER = 10
 
 
 class AttesterEndpoint:
@@ -99,7 +103,7 @@ class AttesterService:
         tpm = stack.enter_context(Tpm(tpm_options.tcti))
         self._enrolment = Enrolment(
             tpm,
-            messaging.AuthorityClient(self._transport),
+            messaging.AuthorityClient(self._transport, _ANSWER),
             self._host,
             state / "ak.pem",
             Path(agent.authority_certificates),
@@ -107,7 +111,7 @@ class AttesterService:
         )
         journal = stack.enter_context(Journal(state / "measurements.cel", tpm, tpm_options.log_pcr))
 
-        client = messaging.VerifierClient(self._transport, timeout=10)
+        client = messaging.VerifierClient(self._transport, _ANSWER)
         self._verifier = client
         references = ReferenceCache(ReferenceStore(state / "references"), client, verifiers)
         self._measurer = GuestMeasurer(self._live_xml, references, agent.reader, agent.measure_threads)
