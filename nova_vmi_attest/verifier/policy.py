@@ -9,17 +9,14 @@ here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence.measurement import CheckResult, Finding, Integrity, Measurement, Outcome, Status
 from nova_vmi_attest.evidence.measurement_codec import MAX_DETAIL, MAX_NAME, MAX_SYMBOL
 from nova_vmi_attest.evidence.result import MAX_REASONS, GuestResult, Reason, Verdict
-
-if TYPE_CHECKING:
-    from oslo_config import cfg
 
 _APPROVED_PCR = re.compile(r"([0-9]{1,2}):([0-9a-fA-F]{64})")
 
@@ -30,6 +27,17 @@ _MODULES = "modules"
 
 class PolicyError(AttestError):
     """The options in ``[policy]`` do not make a policy."""
+
+
+class PolicyOptions(Protocol):
+    """The options in ``[policy]``, as configuration gives them."""
+
+    required_checks: Sequence[str]
+    log_pcr: int
+    host_pcrs: Sequence[int]
+    approved_pcr: Sequence[str]
+    unsafe_tolerate_hooks: bool
+    unsafe_tolerate_unlisted_modules: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +77,18 @@ class Policy:
             )
 
     @classmethod
-    def from_conf(cls, conf: cfg.ConfigOpts) -> Policy:
+    def from_options(cls, options: PolicyOptions) -> Policy:
         """The policy that the options state.
 
         :raises PolicyError: naming the option at fault.
         """
-        group = conf.policy
         return cls(
-            required_checks=frozenset(group.required_checks),
-            log_pcr=group.log_pcr,
-            host_pcrs=frozenset(group.host_pcrs),
-            approved_pcrs=_approved_pcrs(group.approved_pcr),
-            unsafe_tolerate_hooks=group.unsafe_tolerate_hooks,
-            unsafe_tolerate_unlisted_modules=group.unsafe_tolerate_unlisted_modules,
+            required_checks=frozenset(options.required_checks),
+            log_pcr=options.log_pcr,
+            host_pcrs=frozenset(options.host_pcrs),
+            approved_pcrs=_approved_pcrs(options.approved_pcr),
+            unsafe_tolerate_hooks=options.unsafe_tolerate_hooks,
+            unsafe_tolerate_unlisted_modules=options.unsafe_tolerate_unlisted_modules,
         )
 
     @property

@@ -145,7 +145,7 @@ class VerifierService:
                 "raise [verifier] result_lifetime above interval",
             )
         self._database.require_current()
-        policy = Policy.from_conf(self._conf)
+        policy = Policy.from_options(self._conf.policy)
         for relaxation in policy.relaxations(ALL_CHECKS):
             LOG.warning("the policy is weaker than the default: %s", relaxation)
         references = ApprovedReferences(ReferenceStore(self._conf.references.path), self._key)

@@ -176,7 +176,7 @@ def test_unlisted_modules_are_tolerated_in_the_modules_check_too() -> None:
 def test_the_options_make_a_policy() -> None:
     conf = configuration.load([], default_files=[])
     conf.set_override("approved_pcr", ["0:" + "ab" * 32, "0:" + "CD" * 32, "7:" + "00" * 32], "policy")
-    policy = Policy.from_conf(conf)
+    policy = Policy.from_options(conf.policy)
     assert policy.approved_pcrs[0] == {bytes.fromhex("ab" * 32), bytes.fromhex("cd" * 32)}
     assert policy.required_pcrs == {*range(8), 13}
     assert policy.relaxations(policy.required_checks) == ()
@@ -187,7 +187,7 @@ def test_malformed_pcr_values_are_refused(value: str) -> None:
     conf = configuration.load([], default_files=[])
     conf.set_override("approved_pcr", [value], "policy")
     with pytest.raises(PolicyError, match="approved_pcr"):
-        Policy.from_conf(conf)
+        Policy.from_options(conf.policy)
 
 
 def test_a_policy_that_requires_nothing_is_refused() -> None:
