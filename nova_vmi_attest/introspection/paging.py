@@ -89,11 +89,13 @@ class AddressSpace:
         self._tables: dict[int, bytes] = {}
         self._lowest: dict[int, tuple[bytes, int]] = {}
         self._walked: _Walk | None = None
+        self._current = False
 
     def refresh(self) -> None:
         """Forget the tables that were read: what follows sees them as they are now."""
         self._tables.clear()
         self._lowest.clear()
+        self._current = False
 
     def _table(self, address: int) -> bytes:
         held = self._tables.get(address)
@@ -181,7 +183,8 @@ class AddressSpace:
         :raises PagingError: a table is not RAM, or there are more than :data:`TABLE_LIMIT`.
         """
         last = self._walked
-        if last is not None and last.first == first and self._unchanged(last):
+        if last is not None and last.first == first and (self._current or self._unchanged(last)):
+            self._current = True
             return last.leaves
         tables = np.array([self.root], np.uint64)
         bases = np.zeros(1, np.uint64)
@@ -218,6 +221,7 @@ class AddressSpace:
             bases, granted, denied = address[~final], allowed[~final], forbidden[~final]
         leaves = _sorted(found)
         self._walked = _Walk(first, tuple(walk), leaves)
+        self._current = True
         return leaves
 
     def _read_tables(self, addresses: list[int]) -> Bytes:
