@@ -302,6 +302,7 @@ def batch(evidence: tuple[GuestEvidence, ...] | None = None) -> Batch:
         verifier=verifier_thumbprint(),
         nonces=NONCES,
         entries=log,
+        log_start=bytes(32),
         quote=quote(binding, replay(bytes(32), log)),
         ak_certificate=ak_certificate(),
         guests=evidence,

@@ -198,15 +198,9 @@ def _accept(
 ) -> AkCertificate:
     """Check that a certificate is for this host and this key."""
     try:
-        certificate = verify_ak_certificate(
-            der, authorities, datetime.datetime.fromtimestamp(now, datetime.UTC)
-        )
+        certificate = verify_ak_certificate(der, authorities, host, now)
     except AkCertificateError as error:
         raise EnrolmentError(f"host {host}: {error.message}", error.remedy) from error
-    if certificate.host != host:
-        raise EnrolmentError(
-            f"the certificate names host {certificate.host}, not {host}", "check [agent] host"
-        )
     if certificate.key != Public.parse(ak.public).key:
         raise EnrolmentError(f"host {host}: the certificate is for another key than this TPM's")
     return certificate

@@ -95,6 +95,7 @@ class Batch:
     :param nonces: what is answered, ascending and all different: the verifier's nonce, and those of tenants.
     :param entries: the log records from the one that the verifier asked for; the last batch record is this
         batch's own.
+    :param log_start: the value of the log's PCR before the first of these records; zeros for a boot record.
     :param ak_certificate: DER.
     :param guests: ascending by the bytes of their UUID, each once.
     """
@@ -103,6 +104,7 @@ class Batch:
     verifier: bytes
     nonces: tuple[bytes, ...]
     entries: tuple[LogEntry, ...]
+    log_start: bytes
     quote: Quote
     ak_certificate: bytes
     guests: tuple[GuestEvidence, ...]
@@ -170,6 +172,7 @@ class Batch:
             ],
             "host": self.host,
             "kind": "batch",
+            "log_start": self.log_start.hex(),
             "nonces": [encoding.base64url(nonce) for nonce in self.nonces],
             "quote": self.quote.to_wire(),
             "verifier": encoding.base64url(self.verifier),
@@ -186,6 +189,7 @@ class Batch:
             entries=tuple(
                 LogEntry.from_wire(item) for item in encoding.items(members, "entries", MAX_ENTRIES)
             ),
+            log_start=encoding.hexdigest(members, "log_start"),
             quote=Quote.from_wire(members["quote"]),
             ak_certificate=encoding.octets(members, "ak_certificate", MAX_CERTIFICATE),
             guests=tuple(_guest_from(item) for item in encoding.items(members, "guests", MAX_GUESTS)),
@@ -270,5 +274,8 @@ def _keys(value: Any) -> list[str]:
 
 _PCR_NAMES = frozenset(str(index) for index in range(MAX_PCR + 1))
 _BATCH_KEYS = frozenset(
-    ("ak_certificate", "entries", "format", "guests", "host", "kind", "nonces", "quote", "verifier")
-)
+    (
+        "ak_certificate", "entries", "format", "guests", "host", "kind", "log_start", "nonces", "quote",
+        "verifier",
+    )
+)  # fmt: skip

@@ -26,7 +26,6 @@ from nova_vmi_attest.evidence.batch import (
     check_header,
     nonces_from,
 )
-from nova_vmi_attest.evidence.certificate import CertificateError, verify_ak_certificate
 from nova_vmi_attest.evidence.challenge import MAX_HOST, ChallengeError
 from nova_vmi_attest.evidence.encoding import EncodingError
 from nova_vmi_attest.evidence.leaf import SALT_SIZE, LeafError, guest_leaf
@@ -38,6 +37,7 @@ from nova_vmi_attest.evidence.measurement_codec import (
     measurement_digest,
 )
 from nova_vmi_attest.evidence.merkle import MerkleError
+from nova_vmi_attest.tpm.ak_certificate import AkCertificateError, verify_ak_certificate
 from nova_vmi_attest.tpm.quote import QuoteError, verify_quote
 
 MAX_PROOF_BYTES = 4 << 20
@@ -188,8 +188,8 @@ def verify_proof(
     """
     # 1. The authority certified this attestation key for this host.
     try:
-        key = verify_ak_certificate(proof.ak_certificate, ca_certificates, proof.host, now)
-    except CertificateError as error:
+        key = verify_ak_certificate(proof.ak_certificate, ca_certificates, proof.host, now).key
+    except AkCertificateError as error:
         raise ProofError(f"step 1, certificate: {error.message}") from error
 
     # 2. The question was this tenant's, and host, verifier and nonces make up the binding.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an attestation key certificate says, and how everybody who relies on one reads it.
+"""What an attestation key certificate says, and the one rule by which everybody who relies on one reads it.
 
 The host is named by a URI (``urn:nova-vmi-attest:host:<name>``), because a common name ends at 64 characters
 and a DNS name cannot hold an underscore; another URI carries the digest of the EK, so that certificates of
@@ -62,17 +62,22 @@ def is_host_name(name: str) -> bool:
 
 
 def verify_ak_certificate(
-    der: bytes, authorities: Sequence[x509.Certificate], now: datetime.datetime
+    der: bytes, authorities: Sequence[x509.Certificate], host: str, now: float
 ) -> AkCertificate:
-    """Check a certificate under the authorities' certificates and read whom it names.
+    """Check that a certificate makes a key the attestation key of ``host``, and read it.
 
     Checked: issuer and signature, validity of both at ``now``, that the issuer is a CA and the subject is
-    not, EKU 2.23.133.8.3, key usage digitalSignature, exactly one host and one EK. NOT checked: revocation,
-    and that the caller talks to that host.
+    not, EKU 2.23.133.8.3, key usage digitalSignature, exactly one host and one EK, and the host's name letter
+    for letter. NOT checked: revocation.
 
-    :param now: aware UTC time.
+    :param authorities: the authority's certificates that the caller trusts, each by itself.
+    :param now: the moment at which it must be valid, seconds since 1970.
     :raises AkCertificateError: naming what is wrong.
     """
+    try:
+        moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise AkCertificateError(f"{now} is no moment") from error
     try:
         certificate = load_certificate(der)
         key = certified_key(certificate)
@@ -80,12 +85,16 @@ def verify_ak_certificate(
         raise AkCertificateError(f"the attestation key certificate is malformed: {error.message}") from error
     issuer = _issuer(certificate, authorities)
     for which, checked in (("the attestation key certificate", certificate), ("the authority's", issuer)):
-        if not checked.not_valid_before_utc <= now <= checked.not_valid_after_utc:
-            raise AkCertificateError(f"{which} is not valid at {now.isoformat(timespec='seconds')}")
+        if not checked.not_valid_before_utc <= moment <= checked.not_valid_after_utc:
+            raise AkCertificateError(f"{which} is not valid at {moment.isoformat(timespec='seconds')}")
     try:
-        host, ek_digest = _names(certificate)
+        named, ek_digest = _names(certificate)
     except (x509.ExtensionNotFound, *CERTIFICATE_FAULTS) as error:
         raise AkCertificateError(f"not an attestation key certificate: {error}") from error
+    if named != host:
+        raise AkCertificateError(
+            f"the attestation key certificate names {named}, not {host!r:.256}", "check [agent] host"
+        )
     return AkCertificate(
         host, ek_digest, key, certificate.serial_number,
         int(certificate.not_valid_before_utc.timestamp()), int(certificate.not_valid_after_utc.timestamp()),

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Appraisal of one evidence batch: numbered steps from the certificate to the verdicts. Pure, no I/O.
 
-Steps 1 and 2 say whose evidence this is. Until they pass, the batch may come from anybody on the bus, so it
-proves nothing *about* the host either: the appraisal is then not ``attributed``, and the caller must not let
-it change a verdict. A host that never sends evidence that can be attributed to it goes stale, which denies as
-well. From step 3 on a failure is the host's: it becomes untrusted, and its guests unknown, because
-measurements that a host vouches for are worth no more than the host.
+Steps 1 to 5 say whose evidence this is and that nobody changed it on its way. Anybody on the bus can take a
+genuine quote and send it with other records or guests, or late, so a failure until there proves nothing
+*about* the host: the appraisal is then not ``attributed``, and the caller must neither let it change a
+verdict nor close a challenge. A host that never sends evidence that can be attributed to it goes stale, which
+denies as well. From step 6 on all that is judged was signed by the host's TPM, and a failure is the host's:
+it becomes untrusted, and its guests unknown, because measurements that a host vouches for are worth no more
+than the host.
 
 NOT checked here: that the host's firmware, kernel and agent are honest, beyond the PCR values that the policy
 approves; and that the guests' memory is what the host says it is.
@@ -13,7 +15,6 @@ approves; and that the guests' memory is what the host says it is.
 
 from __future__ import annotations
 
-import datetime
 import hmac
 import uuid
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,7 @@ class Question:
     :param now: seconds since 1970.
     :param previous: the host's state after its last accepted evidence, if any.
     :param guests: the guests that must be on this host; ``None`` when that is not known.
+    :param revoked: serial numbers of the host's certificates that the operator withdrew.
     """
 
     host: str
@@ -80,14 +82,15 @@ class Question:
     now: int
     previous: HostState | None = None
     guests: frozenset[uuid.UUID] | None = None
+    revoked: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Appraisal:
     """What came of it.
 
-    ``attributed`` is false when steps 1 or 2 failed; ``state`` and ``pcr_before`` (the log PCR before the
-    last quoted record) are there when the host is trusted. ``guests`` ascend by UUID bytes.
+    ``attributed`` is false when one of steps 1 to 5 failed; ``state`` and ``pcr_before`` (the log PCR before
+    the last quoted record) are there when the host is trusted. ``guests`` ascend by UUID bytes.
     """
 
     attributed: bool
@@ -136,23 +139,23 @@ def appraise(
 
         # 2. Its TPM signed a quote that answers our challenge, over exactly the PCR values that came along.
         quote = _quote(batch, question, certificate)
-        attributed = True
 
-        # 3. The quote covers the log's PCR and every PCR of the host that the policy wants.
-        _selection(quote, policy)
-
-        # 4. The TPM went forward since the evidence that was accepted last.
+        # 3. The TPM went forward since the evidence that was accepted last: this is not older than that.
         previous = _of_this_tpm(question.previous, certificate)
         _forward(quote, previous)
 
-        # 5. The log goes on where it was left; its longest prefix that gives the quoted PCR is what counts.
-        position, unattested = _replay(batch.entries, previous, quote, policy.log_pcr)
+        # 4. The log goes on where it was left; its longest prefix that gives the quoted PCR is what counts.
+        position, notes = _replay(batch, previous, quote, policy.log_pcr)
 
-        # 6. The last quoted record is this batch: its root covers every guest, each by exactly one leaf.
+        # 5. The last quoted record is this batch: its root covers every guest, each by exactly one leaf.
         _root(batch, position)
+        attributed = True
+
+        # 6. The quote covers every PCR of the host that the policy wants.
+        _selection(quote, policy)
 
         # 7. The host's own PCRs have approved values, where the policy names any.
-        notes = _host_pcrs(quote, policy) + unattested
+        notes = _host_pcrs(quote, policy) + notes
     except _HostError as failure:
         return _refused(batch, question, attributed, reason(failure.check, detail=failure.message))
 
@@ -172,20 +175,15 @@ def appraise(
     )
 
 
-def utc(seconds: int) -> datetime.datetime:
-    """Seconds since 1970 as an aware time."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-
-
 def _certificate(batch: Batch, question: Question, authorities: Sequence[x509.Certificate]) -> AkCertificate:
     if batch.host != question.host:
         raise _HostError("certificate", f"the evidence is of host {batch.host}, {question.host} was asked")
     try:
-        certificate = verify_ak_certificate(batch.ak_certificate, authorities, utc(question.now))
+        certificate = verify_ak_certificate(batch.ak_certificate, authorities, question.host, question.now)
     except AkCertificateError as error:
         raise _HostError("certificate", error.message) from error
-    if certificate.host != question.host:
-        raise _HostError("certificate", f"it names host {certificate.host}, not {question.host}")
+    if certificate.serial in question.revoked:
+        raise _HostError("certificate", "the operator withdrew the host's registration")
     return certificate
 
 
@@ -222,14 +220,16 @@ def _forward(quote: VerifiedQuote, previous: HostState | None) -> None:
 
 
 def _replay(
-    entries: Sequence[LogEntry], previous: HostState | None, quote: VerifiedQuote, pcr: int
+    batch: Batch, previous: HostState | None, quote: VerifiedQuote, pcr: int
 ) -> tuple[_Position, tuple[Reason, ...]]:
-    """The longest prefix of the log that ends at the quoted value, and a note on records nobody ever
-    quoted.
+    """The longest prefix of the log that ends at the quoted value, and notes on records nobody ever quoted
+    and on a beginning that we did not see.
     """
-    position = _start(entries, previous)
-    new = _continuation(entries, previous, position)
-    quoted = quote.pcrs[pcr]
+    position = _start(batch, previous)
+    new = _continuation(batch.entries, previous, position)
+    quoted = quote.pcrs.get(pcr)
+    if quoted is None:
+        raise _HostError("log", f"the quote leaves out the log's PCR {pcr}")
     accepted: _Position | None = None
     for entry in new:
         if entry.pcr != pcr:
@@ -241,15 +241,22 @@ def _replay(
         raise _HostError(
             "log", "no prefix of the log gives the quoted PCR: records withheld, or somebody else extended it"
         )
-    return accepted, _unattested(new, accepted)
+    return accepted, _unattested(new, accepted) + _unseen(new, previous)
 
 
-def _start(entries: Sequence[LogEntry], previous: HostState | None) -> _Position:
+def _start(batch: Batch, previous: HostState | None) -> _Position:
+    """Where the records that came along begin.
+
+    For a host that is new to us the sender says what the PCR was before them. If the records then give the
+    quoted value, that was true: nobody finds another value that leads there.
+    """
     if previous is not None:
         return _Position(previous.recnum, previous.head, previous.pcr_value, b"", previous.epoch, None)
-    if not entries or entries[0].kind is not EntryKind.BOOT:
-        raise _HostError("log", "the log of a host that is new to us must begin with a boot record")
-    return _Position(entries[0].recnum - 1, entries[0].previous, ZERO_DIGEST, b"", None, None)
+    if not batch.entries:
+        raise _HostError("log", "no log records came along")
+    first = batch.entries[0]
+    epoch = None if first.kind is EntryKind.BOOT else first.epoch
+    return _Position(first.recnum - 1, first.previous, batch.log_start, b"", epoch, None)
 
 
 def _continuation(
@@ -299,6 +306,13 @@ def _unattested(new: Sequence[LogEntry], accepted: _Position) -> tuple[Reason, .
         return ()
     detail = f"no quote covered records {lost[0]} to {lost[-1]} before a reboot"
     return (reason("log_unattested", detail=detail),)
+
+
+def _unseen(new: Sequence[LogEntry], previous: HostState | None) -> tuple[Reason, ...]:
+    """A host that was up for long sends the newest records only to who knows none."""
+    if previous is not None or new[0].kind is EntryKind.BOOT:
+        return ()
+    return (reason("log_beginning_unseen", detail=f"records before {new[0].recnum} were not sent"),)
 
 
 def _root(batch: Batch, position: _Position) -> None:

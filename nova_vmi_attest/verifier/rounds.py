@@ -29,7 +29,7 @@ from nova_vmi_attest.evidence.result import Verdict
 from nova_vmi_attest.tpm.ak_certificate import verify_ak_certificate
 from nova_vmi_attest.verifier import challenges as challenge_store
 from nova_vmi_attest.verifier import hosts as host_store
-from nova_vmi_attest.verifier.appraisal import Appraisal, Question, appraise, utc
+from nova_vmi_attest.verifier.appraisal import Appraisal, Question, appraise
 from nova_vmi_attest.verifier.challenges import Challenges
 from nova_vmi_attest.verifier.hosts import Hosts, KnownHost, StateConflictError, StoredState
 from nova_vmi_attest.verifier.policy import Policy
@@ -95,9 +95,7 @@ class Rounds:
             der = x509.load_pem_x509_certificate(certificate.encode()).public_bytes(Encoding.DER)
         except ValueError as error:
             raise EvidenceError(f"the certificate cannot be read: {error}") from error
-        named = verify_ak_certificate(der, self._authorities, utc(now))
-        if named.host != host:
-            raise EvidenceError(f"the certificate is one of host {named.host}")
+        named = verify_ak_certificate(der, self._authorities, host, now)
         if self._hosts.remember(host, named.ek_digest, certificate, now):
             LOG.info("host %s announced itself (TPM %s)", host, named.ek_digest[:16])
             self.challenge(host, now)

@@ -222,12 +222,33 @@ def test_evidence_forged_with_the_open_nonce_does_not_use_it_up(cloud: Cloud) ->
 def test_a_host_that_fails_is_untrusted_and_recovers(cloud: Cloud) -> None:
     cloud.announce()
     cloud.service.wait_for_result(HOST, 0, 20)
-    cloud.agent.change = lambda batch: replace(batch, guests=batch.guests[:1])
+    pcrs = dict(cloud.agent.host.pcrs)
+    del cloud.agent.host.pcrs[7]
     result = cloud.round()
     assert result.host.verdict is Verdict.UNTRUSTED
-    assert [item.verdict for item in result.guests] == [Verdict.UNKNOWN]
-    cloud.agent.change = lambda batch: batch
+    assert [item.verdict for item in result.guests] == [Verdict.UNKNOWN, Verdict.UNKNOWN]
+    cloud.agent.host.pcrs[7] = pcrs[7]
     assert cloud.round().host.verdict is Verdict.TRUSTED
+
+
+def test_a_genuine_quote_relayed_with_other_parts_changes_nothing(cloud: Cloud) -> None:
+    """Who intercepts an answer can neither turn the host untrusted with it nor use up the challenge."""
+    cloud.announce()
+    cloud.service.wait_for_result(HOST, 0, 20)
+    relayed = [
+        lambda batch: replace(batch, guests=batch.guests[:1]),
+        lambda batch: replace(batch, entries=batch.entries[:-1]),
+        lambda batch: replace(batch, ak_certificate=scenario.certificate(issued=int(time.time()))),
+    ]
+    for change in relayed:
+
+        def both(batch: Batch, change: Callable[[Batch], Batch] = change) -> Batch:
+            cloud.client.submit(change(batch).encode())
+            return batch
+
+        cloud.agent.change = both
+        assert cloud.round().host.verdict is Verdict.TRUSTED
+    assert cloud.service.sequence(HOST) == 4
 
 
 def test_a_silent_host_gives_no_result(cloud: Cloud) -> None:

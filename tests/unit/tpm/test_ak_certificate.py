@@ -28,8 +28,9 @@ HOUR = datetime.timedelta(hours=1)
 CA_KEY = ec.generate_private_key(ec.SECP256R1())
 KEY = ec.generate_private_key(ec.SECP256R1())
 ISSUER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+HOST = "compute-0"
 DIGEST = "0123456789abcdef" * 4
-URIS = (HOST_URN + "compute-0", EK_URN + DIGEST)
+URIS = (HOST_URN + HOST, EK_URN + DIGEST)
 SIGN = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
 
 
@@ -50,11 +51,11 @@ def certificate(
     )  # fmt: skip
 
 
-def authority(ca: bool = True) -> x509.Certificate:
+def authority(ca: bool = True, key: ec.EllipticCurvePrivateKey = CA_KEY) -> x509.Certificate:
     return (
-        x509.CertificateBuilder().subject_name(ISSUER).issuer_name(ISSUER).public_key(CA_KEY.public_key())
+        x509.CertificateBuilder().subject_name(ISSUER).issuer_name(ISSUER).public_key(key.public_key())
         .serial_number(1).not_valid_before(NOW - HOUR).not_valid_after(NOW + 2 * HOUR)
-        .add_extension(x509.BasicConstraints(ca, 0 if ca else None), True).sign(CA_KEY, hashes.SHA256())
+        .add_extension(x509.BasicConstraints(ca, 0 if ca else None), True).sign(key, hashes.SHA256())
     )  # fmt: skip
 
 
@@ -63,8 +64,8 @@ CA = authority()
 
 
 def test_a_good_certificate() -> None:
-    read = verify_ak_certificate(GOOD, [CA], NOW)
-    assert (read.host, read.ek_digest, read.serial, read.key) == ("compute-0", DIGEST, 7, KEY.public_key())
+    read = verify_ak_certificate(GOOD, [CA], HOST, NOW.timestamp())
+    assert (read.host, read.ek_digest, read.serial, read.key) == (HOST, DIGEST, 7, KEY.public_key())
 
 
 @pytest.mark.parametrize(
@@ -84,18 +85,36 @@ def test_a_good_certificate() -> None:
 )
 def test_certificates_for_anything_else(bad: bytes) -> None:
     with pytest.raises(AkCertificateError, match="not an attestation key certificate"):
-        verify_ak_certificate(bad, [CA], NOW)
+        verify_ak_certificate(bad, [CA], HOST, NOW.timestamp())
 
 
 def test_an_issuer_that_is_no_ca() -> None:
     with pytest.raises(AkCertificateError, match="not issued by a configured authority"):
-        verify_ak_certificate(GOOD, [authority(ca=False)], NOW)
+        verify_ak_certificate(GOOD, [authority(ca=False)], HOST, NOW.timestamp())
 
 
 @pytest.mark.parametrize("moment", [NOW - 2 * HOUR, NOW + HOUR * 1.5, NOW + 9 * HOUR])
 def test_validity(moment: datetime.datetime) -> None:
     with pytest.raises(AkCertificateError, match="not valid at"):
-        verify_ak_certificate(GOOD, [CA], moment)
+        verify_ak_certificate(GOOD, [CA], HOST, moment.timestamp())
+
+
+@pytest.mark.parametrize("moment", [-1e18, 1e300, float("nan"), float("inf")])
+def test_what_is_no_moment(moment: float) -> None:
+    with pytest.raises(AkCertificateError, match=r"not valid at|is no moment"):
+        verify_ak_certificate(GOOD, [CA], HOST, moment)
+
+
+@pytest.mark.parametrize("host", ["compute-1", "Compute-0", "compute-0 ", "", "compute-0\n"])
+def test_the_certificate_of_another_host(host: str) -> None:
+    with pytest.raises(AkCertificateError, match="names compute-0, not"):
+        verify_ak_certificate(GOOD, [CA], host, NOW.timestamp())
+
+
+def test_an_authority_of_the_same_name_with_another_key() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(AkCertificateError, match="not issued by a configured authority"):
+        verify_ak_certificate(GOOD, [authority(key=key)], HOST, NOW.timestamp())
 
 
 @settings(max_examples=100, deadline=None)
@@ -104,7 +123,7 @@ def test_mutated_certificates(position: int, change: int, cut: bool) -> None:
     data = bytearray(GOOD)
     data[position] ^= change
     with pytest.raises(AkCertificateError):
-        verify_ak_certificate(bytes(data[:position] if cut else data), [CA], NOW)
+        verify_ak_certificate(bytes(data[:position] if cut else data), [CA], HOST, NOW.timestamp())
 
 
 @settings(max_examples=100, deadline=None)

@@ -139,15 +139,23 @@ class SimulatedHost:
         ordered = tuple(sorted(nonces))
         bound = binding(self.name, VERIFIER, ordered)
         self.append(guests, bound)
+        entries = tuple(entry for entry in self.log if entry.recnum >= since)
         return Batch(
             host=self.name,
             verifier=VERIFIER,
             nonces=ordered,
-            entries=tuple(entry for entry in self.log if entry.recnum >= since),
+            entries=entries,
+            log_start=self._value_before(entries[0]) if entries else ZERO_DIGEST,
             quote=self.quote(bound),
             ak_certificate=self.certificate,
             guests=guests,
         )
+
+    def _value_before(self, first: LogEntry) -> bytes:
+        value = ZERO_DIGEST
+        for entry in self.log[: first.recnum]:
+            value = extend(ZERO_DIGEST if entry.kind is EntryKind.BOOT else value, entry.digest)
+        return ZERO_DIGEST if first.kind is EntryKind.BOOT else value
 
     def _record(self, kind: EntryKind, root: bytes = ZERO_DIGEST, guests: int = 0) -> None:
         previous = self.log[-1].digest if self.log else ZERO_DIGEST
