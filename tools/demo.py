@@ -202,7 +202,7 @@ def counted_round(
 
 def allocated(guest: LibvirtGuest) -> int:
     """Bytes of storage behind the guest's RAM file."""
-    return sum(file.stat().st_blocks * 512 for file in guest.ram_files())
+    return guest.ram_file().stat().st_blocks * 512
 
 
 def tamper(guest: LibvirtGuest, deployment: Deployment) -> bytes:

@@ -80,10 +80,12 @@ class LibvirtGuest:
         self.console.wait_for("GUEST-UP", timeout)
         return self
 
-    def ram_files(self) -> list[Path]:
-        """The files that hold the guest's RAM, none when it is anonymous."""
-        mapped = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
-        return sorted({Path(line.split(maxsplit=5)[5]) for line in mapped if line.endswith("/pc.ram")})
+    def ram_file(self) -> Path:
+        """A link to the file of the guest's RAM, in any mount namespace. LabError when it is anonymous."""
+        for link in Path(f"/proc/{self.pid}/map_files").iterdir():
+            if os.readlink(link).endswith("/pc.ram"):
+                return link
+        raise LabError(f"the RAM of guest {self.name} is no file")
 
     def shell(self, line: str, timeout: float = 60.0) -> str:
         """Run one line in the guest and return what it printed (see Console.shell)."""
