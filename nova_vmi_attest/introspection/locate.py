@@ -67,7 +67,7 @@ def find_kernel(memory: GuestMemory, references: Sequence[Vmlinux]) -> Located:
     """The one running kernel among the references.
 
     :raises NotFound: none of them (reason ``NO_KERNEL``: the caller may :func:`search_banners`), one that has
-        not built its page tables (``BOOTING``), or several (``UNSUPPORTED``).
+        not built its page tables (``BOOTING``), or several or too many copies (``UNSUPPORTED``).
     :raises GuestGone: the guest ended meanwhile.
     """
     located, unmapped = [], 0
@@ -171,7 +171,10 @@ def search_banners(memory: GuestMemory) -> tuple[bytes, ...]:
 
 
 def _candidates(memory: GuestMemory, references: Sequence[Vmlinux]) -> Iterator[tuple[int, int]]:
-    """(reference, physical base) wherever an anchor of a reference lies in place, at most 64."""
+    """(reference, physical base) wherever an anchor of a reference lies in place.
+
+    :raises NotFound: there are more than 64. To look at the first ones only would let a guest choose which.
+    """
     anchors: dict[int, list[tuple[int, bytes]]] = {}
     for index, vmlinux in enumerate(references):
         for offset, data in _anchors(vmlinux):
@@ -183,10 +186,10 @@ def _candidates(memory: GuestMemory, references: Sequence[Vmlinux]) -> Iterator[
             live = memory.read(base + offset, longest)
             for index, data in wanted:
                 if live.startswith(data) and (index, base) not in seen:
+                    if len(seen) >= CANDIDATE_LIMIT:
+                        raise NotFound(Unmeasured.UNSUPPORTED, "too many copies of known kernels in memory")
                     seen.add((index, base))
                     yield index, base
-                    if len(seen) >= CANDIDATE_LIMIT:
-                        return
 
 
 def _anchors(vmlinux: Vmlinux) -> list[tuple[int, bytes]]:

@@ -18,6 +18,8 @@ from nova_vmi_attest.introspection.guest import WORD, Guest, GuestFault
 
 TASK_LIMIT = 1 << 16
 MODULE_LIMIT = 1024
+CPU_LIMIT = 4096
+THREAD_LIMIT = 1 << 17
 KOBJECT_LIMIT = 8192
 SECTION_LIMIT = 1024
 MODULE_NAME = 56
@@ -106,6 +108,61 @@ class Structures:
             if first and leader:
                 found.add((first - links) & WORD)
         return found
+
+    def online_cpus(self) -> Iterator[tuple[int, int]]:
+        """(number, address of the per-CPU area) of each online CPU."""
+        guest = self.guest
+        possible = guest.u32(guest.symbol("nr_cpu_ids"))
+        if not 0 < possible <= CPU_LIMIT:
+            raise GuestFault(guest.symbol("nr_cpu_ids"), f"{possible} possible CPUs")
+        mask = int.from_bytes(guest.read(guest.symbol("__cpu_online_mask"), -(-possible // 64) * 8), "little")
+        for cpu in range(possible):
+            if mask >> cpu & 1:
+                yield cpu, guest.u64(guest.symbol("__per_cpu_offset") + 8 * cpu)
+
+    def relatives(self) -> set[int]:
+        """Addresses of the thread group leaders that the tree of parents and children names.
+
+        A child hangs below the thread that made it, so the threads of every process are asked.
+        """
+        guest, offset = self.guest, self.offset
+        children, sibling = offset("task_struct", "children"), offset("task_struct", "sibling")
+        signal, node = offset("task_struct", "signal"), offset("task_struct", "thread_node")
+        head, group = offset("signal_struct", "thread_head"), offset("task_struct", "group_leader")
+        waiting, found, threads = [guest.symbol("init_task")], set[int](), 0
+        while waiting:
+            leader = waiting.pop()
+            if leader in found:
+                continue
+            found.add(leader)
+            for thread in guest.list_entries(guest.u64(leader + signal) + head, node, THREAD_LIMIT):
+                threads += 1
+                if threads > THREAD_LIMIT:
+                    raise GuestFault(thread, f"more than {THREAD_LIMIT} threads")
+                for child in guest.list_entries(thread + children, sibling, TASK_LIMIT):
+                    waiting.append(guest.u64(child + group))
+        return found
+
+    def runnable(self) -> set[int]:
+        """Addresses of the thread group leaders whose threads run, or wait for a CPU in the fair class.
+
+        The tasks that idle on a CPU are left out: those of all but the first are on no list.
+        """
+        guest, offset = self.guest, self.offset
+        queue, group = guest.symbol("runqueues"), offset("task_struct", "group_leader")
+        node = offset("task_struct", "se.group_node")
+        found = set[int]()
+        for _, area in self.online_cpus():
+            start = (area + queue) & WORD
+            threads = {guest.u64(start + offset("rq", "curr"))}
+            threads.update(guest.list_entries(start + offset("rq", "cfs_tasks"), node, TASK_LIMIT))
+            threads.discard(guest.u64(start + offset("rq", "idle")))
+            found.update(guest.u64(thread + group) for thread in threads)
+        return found
+
+    def born(self, task: int) -> int:
+        """When a task was made, in nanoseconds since boot: tells it from a later one in the same place."""
+        return self.guest.u64(task + self.offset("task_struct", "start_time"))
 
     def task(self, address: int) -> Task:
         """What a task says of itself, bounded and printable."""

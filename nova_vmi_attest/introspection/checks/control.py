@@ -11,6 +11,7 @@ could hide, and what is asked of it:
   without the capability that selects it.
 * CPU capabilities: they choose among instruction sequences that the build contains, never others. What every
   CPU states of itself must include them. Turning mitigations off by altering all copies alike is NOT seen.
+* the mark that there is one CPU only: it leaves out lock prefixes. No second CPU may be online.
 * a static key: it chooses between two targets that the build contains. Its count must be plausible. Switching
   a feature on or off by its own key, text included, is NOT seen.
 
@@ -21,13 +22,12 @@ worked out and compared anew.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from nova_vmi_attest.introspection.checks.base import Check, CheckContext, Findings
-from nova_vmi_attest.introspection.guest import WORD, GuestFault
+from nova_vmi_attest.introspection.guest import WORD
 from nova_vmi_attest.introspection.replay.features import RETHUNK
 
-CPU_LIMIT = 4096
 KEY_COUNT_LIMIT = 1 << 20
 
 # What the kernel installs in a static call besides what it starts with ("" for none): kernel/sched/core.c
@@ -85,6 +85,7 @@ class ControlData(Check):
         self._return_thunk(context, findings)
         self._capabilities(context, findings)
         self._static_keys(context, findings)
+        self._single_cpu(context, findings)
         for one in inputs.invalid:
             findings.add(context.name(one.address), f"{one.kind}: {one.detail}", address=one.address)
         if not findings and not context.state.text().followed(context.guest):
@@ -193,7 +194,7 @@ class ControlData(Check):
         size = guest.offset("cpuinfo_x86", "x86_vendor_id") - start
         boot = guest.read(guest.symbol("boot_cpu_data") + start, size)
         common = int.from_bytes(boot, "little")
-        for cpu, area in self._areas(context):
+        for cpu, area in context.structures.online_cpus():
             record = guest.read((area + guest.symbol("cpu_info") + start) & WORD, size)
             findings.bytes_verified += size
             if common & ~int.from_bytes(record, "little"):
@@ -202,16 +203,12 @@ class ControlData(Check):
                 findings.add("boot_cpu_data", detail, offset=start + bit // 32 * 4, length=4, expected=record,
                              actual=boot)  # fmt: skip
 
-    def _areas(self, context: CheckContext) -> Iterator[tuple[int, int]]:
-        """(number, address of the per-CPU area) of each online CPU."""
-        guest = context.guest
-        possible = guest.u32(guest.symbol("nr_cpu_ids"))
-        if not 0 < possible <= CPU_LIMIT:
-            raise GuestFault(guest.symbol("nr_cpu_ids"), f"{possible} possible CPUs")
-        mask = int.from_bytes(guest.read(guest.symbol("__cpu_online_mask"), -(-possible // 64) * 8), "little")
-        for cpu in range(possible):
-            if mask >> cpu & 1:
-                yield cpu, guest.u64(guest.symbol("__per_cpu_offset") + 8 * cpu)
+    def _single_cpu(self, context: CheckContext, findings: Findings) -> None:
+        """Lock prefixes are left out only where there is nobody to lock out."""
+        smp = context.state.text().inputs.smp
+        cpus = len(list(context.structures.online_cpus()))
+        if smp is not None and smp.uniprocessor and cpus > 1:
+            findings.add("uniproc_patched", f"lock prefixes are patched out with {cpus} CPUs online")
 
     def _static_keys(self, context: CheckContext, findings: Findings) -> None:
         for address, count in context.state.text().inputs.static_keys.items():

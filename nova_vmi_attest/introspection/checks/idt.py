@@ -2,7 +2,10 @@
 """Every gate of the interrupt descriptor table leads to the one stub of its vector.
 
 A range check would miss a gate that leads to some other place of the kernel. Checked too: that gates run the
-kernel's code segment at the privilege that the vector needs, and that the table the CPU loads is this one.
+kernel's code segment at the privilege and on the stack that the vector needs, that the table the CPUs load is
+this one in kernel and in user mode, and the tables of segments (:mod:`.segments`).
+
+NOT checked: that a CPU's IDTR holds the address that the kernel loads, for memory does not show it.
 
 Sources: arch/x86/kernel/idt.c, arch/x86/include/asm/{idtentry,irq_vectors,trapnr}.h; Intel SDM 3A, 6.14.
 """
@@ -14,11 +17,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from nova_vmi_attest.introspection.checks.base import Check, CheckContext, Findings
+from nova_vmi_attest.introspection.checks.segments import examine_segments, spaces
 
 VECTORS = 256
 FIRST_EXTERNAL, FIRST_SYSTEM, SYSCALL = 0x20, 0xEC, 0x80
 KERNEL_CODE = 0x10
 USER_VECTORS = frozenset((3, 4, SYSCALL))  # breakpoint, overflow and the 32-bit system call
+# Stacks of their own (arch/x86/kernel/idt.c, IST_INDEX_*), for the vectors that have one.
+STACKS = {1: 3, 2: 2, 8: 1, 18: 4, 29: 5}
 TABLE_ADDRESS = 0xFFFFFE0000000000  # CPU_ENTRY_AREA_RO_IDT
 GATE = np.dtype(
     [("low", "<u2"), ("segment", "<u2"), ("stack", "u1"), ("type", "u1"), ("middle", "<u2"), ("high", "<u4"),
@@ -81,7 +87,11 @@ class InterruptTable(Check):
     name = "idt"
 
     def examine(self, context: CheckContext, findings: Findings) -> None:
-        """The table's place first, then its gates."""
+        """The table's place first, then its gates, then the segments."""
+        self._gates(context, findings)
+        examine_segments(context, findings)
+
+    def _gates(self, context: CheckContext, findings: Findings) -> None:
         guest, state = context.guest, context.state
         start = guest.symbol("idt_table")
         self._place(context, findings, start)
@@ -106,6 +116,8 @@ class InterruptTable(Check):
                 detail = f"vector {vector:#x} leads to {context.name(target)}"
             elif segment != KERNEL_CODE or kind != wanted_kind:
                 detail = f"vector {vector:#x} has segment {segment:#x} and type {kind:#x}"
+            elif int(gate["stack"]) != STACKS.get(vector, 0) and (vector not in OPTIONAL or gate["stack"]):
+                detail = f"vector {vector:#x} runs on stack {int(gate['stack'])}"
             else:
                 continue
             at = vector * GATE.itemsize
@@ -117,15 +129,20 @@ class InterruptTable(Check):
             state.accepted[self.name] = raw
 
     def _place(self, context: CheckContext, findings: Findings, table: int) -> None:
-        """The descriptor that CPUs load names this table, by its own address or by its read-only alias."""
+        """The descriptor that CPUs load names this table, by its own address or by its read-only alias.
+
+        The alias is looked at in either case: CPUs may have loaded it before the descriptor was altered.
+        """
         guest = context.guest
         address = guest.u64(guest.symbol("idt_descr") + 2)
         findings.bytes_verified += 8
-        if address == table or (
-            address == TABLE_ADDRESS and guest.space.translate(address) == guest.space.translate(table)
-        ):
-            return
-        findings.add("idt_descr", f"CPUs load the table at {address:#x}", offset=2, length=8)
+        if address not in (table, TABLE_ADDRESS):
+            findings.add("idt_descr", f"CPUs load the table at {address:#x}", offset=2, length=8)
+        own = guest.space.translate(table)
+        for mode, space in spaces(context):
+            if space.translate(TABLE_ADDRESS) != own:
+                detail = f"in {mode} CPUs see other memory in its place"
+                findings.add("idt_table", detail, length=VECTORS * GATE.itemsize, address=TABLE_ADDRESS)
 
     def _legal(self, context: CheckContext) -> list[set[int]]:
         """The places to which each vector may lead."""

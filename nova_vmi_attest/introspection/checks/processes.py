@@ -1,22 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """No process is hidden, and what runs is listed.
 
-The task list and the process numbers of the initial namespace must name the same thread group leaders. They
-are read one after the other while processes come and go, so a disagreement counts only when every reading
-has it.
+Four views of the thread group leaders are compared. The task list and the process numbers of the initial
+namespace must name the same ones. Whoever is in the tree of parents and children, runs on a CPU or waits for
+one, must be on the task list: a process that was taken off both lists still needs a CPU to do something.
 
-The inventory is what the guest says of its processes. NOT checked: threads, tasks that neither view has,
-credentials, and the code of processes.
+The views are read one after the other while processes come and go, so a disagreement counts only when every
+reading has it about the same process: same place, same time of birth.
+
+The inventory is what the guest says of its processes. NOT checked: tasks that none of the views has (one
+that was taken off all of them and sleeps), threads of listed processes, credentials, and the code of
+processes.
+
+Sources: kernel/fork.c (copy_process), kernel/exit.c (__unhash_process), kernel/sched/sched.h (struct rq).
 """
 
 from __future__ import annotations
 
+import time
+
 from nova_vmi_attest.evidence.measurement import Process
 from nova_vmi_attest.introspection.checks.base import Check, CheckContext, Findings
 from nova_vmi_attest.introspection.guest import GuestFault
+from nova_vmi_attest.introspection.structures import Structures
 
-ATTEMPTS = 4
+ATTEMPTS = 6
+SETTLE = 0.01  # seconds: a process that is being made or buried is no longer so after that
 PROCESS_LIMIT = 4096
+LIST, NUMBERS = "the task list", "the process numbers"
+Odd = set[tuple[int, int, str]]  # address, time of birth, and where it is not
 
 
 class Processes(Check):
@@ -25,38 +37,31 @@ class Processes(Check):
     name = "processes"
 
     def examine(self, context: CheckContext, findings: Findings) -> None:
-        """The two views, then the inventory."""
+        """The views, then the inventory."""
         structures = context.structures
-        hidden: set[int] | None = None
-        numberless: set[int] | None = None
+        odd: Odd | None = None
         tasks: list[int] = []
-        for _ in range(ATTEMPTS):
-            try:
-                tasks = structures.tasks()
-                numbered = structures.leaders()
-            except GuestFault:
-                # A list that is being changed may lead astray once; one that always does is reported below.
+        unread: GuestFault | None = None
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(SETTLE)
                 context.guest.refresh()
+            try:
+                now, tasks = _disagreements(structures)
+            except GuestFault as fault:
+                # A list that is being changed may lead astray once; one that always does is reported below.
+                unread = fault
                 continue
-            idle, listed = tasks[0], set(tasks)
-            unlisted, unnumbered = numbered - listed, listed - numbered - {idle}
-            hidden = unlisted if hidden is None else hidden & unlisted
-            numberless = unnumbered if numberless is None else numberless & unnumbered
-            if not hidden and not numberless:
+            odd = now if odd is None else odd & now
+            if not odd:
                 break
-            context.guest.refresh()
-        else:
-            if hidden is None:
-                structures.tasks()
-                structures.leaders()
-                findings.incomplete("the lists of processes could not be read")
-        for task, where in [
-            *((one, "the task list") for one in sorted(hidden or ())),
-            *((one, "the process numbers") for one in sorted(numberless or ())),
-        ]:
+        if odd is None and unread is not None:
+            findings.incomplete(f"the lists of processes cannot be read: {unread.message}")
+        for task, _, where in sorted(odd or ()):
             self._hidden(context, findings, task, where)
         context.facts.tasks = tuple(tasks)
-        self._inventory(context, findings, [*tasks[1:], *sorted(hidden or ())])
+        hidden = {task for task, _, where in odd or () if where == LIST}
+        self._inventory(context, [*tasks[1:], *sorted(hidden)])
 
     def _hidden(self, context: CheckContext, findings: Findings, task: int, where: str) -> None:
         try:
@@ -67,7 +72,7 @@ class Processes(Check):
         detail = f"hidden: {process.name} (uid {process.uid}) is not in {where}"
         findings.add(f"process {process.pid}", detail, address=task)
 
-    def _inventory(self, context: CheckContext, findings: Findings, tasks: list[int]) -> None:
+    def _inventory(self, context: CheckContext, tasks: list[int]) -> None:
         found = []
         for address in tasks[:PROCESS_LIMIT]:
             try:
@@ -78,3 +83,17 @@ class Processes(Check):
         found.sort(key=lambda process: (process.pid, process.name))
         context.facts.processes = tuple(found)
         context.facts.processes_left_out = max(len(tasks) - PROCESS_LIMIT, 0)
+
+
+def _disagreements(structures: Structures) -> tuple[Odd, list[int]]:
+    """What one reading has, and the task list of that reading.
+
+    :raises GuestFault: a view does not make sense, or one of its tasks is gone.
+    """
+    tasks = structures.tasks()
+    numbered, active = structures.leaders(), structures.relatives() | structures.runnable()
+    listed = set(tasks)
+    unlisted = (numbered | active) - listed
+    unnumbered = listed - numbered - {tasks[0]}
+    odd = {(task, LIST) for task in unlisted} | {(task, NUMBERS) for task in unnumbered}
+    return {(task, structures.born(task), where) for task, where in odd}, tasks
