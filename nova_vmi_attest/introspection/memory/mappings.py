@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nova_vmi_attest.introspection.memory.base import ReaderError
@@ -77,15 +77,22 @@ def _continues(last: Mapping, part: Mapping) -> bool:
     )
 
 
-def find_ram(backends: Sequence[RamBackend], mappings: Sequence[Mapping]) -> tuple[RamMapping, ...]:
+def find_ram(
+    backends: Sequence[RamBackend],
+    mappings: Sequence[Mapping],
+    identify: Callable[[str], tuple[int, int] | None] = lambda path: None,
+) -> tuple[RamMapping, ...]:
     """The mapping of each backend: of exactly its size, and the only one that it can be.
 
+    :param identify: (``st_dev``, ``st_ino``) of a path of QEMU's, None when nothing is there any more. What
+        /proc shows as a mapping's path depends on who looks (containers), its device and inode do not.
     :raises ReaderError: none or several fit, e.g. anonymous cells of the same size, or a mapping that the
         kernel merged with a neighbour.
     """
     found = []
     for backend in backends:
-        fitting = [mapping for mapping in mappings if _fits(backend, mapping)]
+        identity = identify(backend.path) if backend.kind == "file" else None
+        fitting = [mapping for mapping in mappings if _fits(backend, mapping, identity)]
         if backend.kind == "ram":
             fitting += _anonymous(backend.size, mappings)
         if len(fitting) != 1:
@@ -109,12 +116,14 @@ def find_ram(backends: Sequence[RamBackend], mappings: Sequence[Mapping]) -> tup
     return tuple(found)
 
 
-def _fits(backend: RamBackend, mapping: Mapping) -> bool:
+def _fits(backend: RamBackend, mapping: Mapping, identity: tuple[int, int] | None) -> bool:
     if mapping.end - mapping.start != backend.size or not mapping.permissions.startswith("rw-"):
         return False
     path = mapping.path.removesuffix(" (deleted)")
     if not mapping.inode or mapping.offset:
         return False
+    if identity == (mapping.device, mapping.inode):
+        return True
     if backend.kind == "file":  # a directory stands for a file that QEMU makes in it and deletes at once
         return path == backend.path or path.startswith(f"{backend.path.rstrip('/')}/qemu_back_mem.")
     if backend.kind == "memfd":

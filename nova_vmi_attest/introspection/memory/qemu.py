@@ -108,7 +108,15 @@ class QemuProcess:
         if override := layout_override(self.arguments):
             raise UnsupportedLayout(f"memory layout of guest {domain.uuid} is not known: {override}")
         backends = ram_backends(self.arguments, domain.size)
-        return find_ram(backends, self.mappings())
+        return find_ram(backends, self.mappings(), self._identify)
+
+    def _identify(self, path: str) -> tuple[int, int] | None:
+        """Device and inode of a path as QEMU sees it, which may be in another mount namespace than ours."""
+        try:
+            found = os.stat(f"/proc/{self.pid}/root{path}")
+        except (OSError, ValueError):
+            return None
+        return found.st_dev, found.st_ino
 
     def close(self) -> None:
         """Let go of the process. Idempotent."""

@@ -109,3 +109,15 @@ def test_any_mappings_give_typed_errors_only(lines: list[str], kind: str, size: 
     with contextlib.suppress(AttestError):
         found = find_ram([RamBackend(kind, size, "/dev/shm/pc.ram")], parse_maps("\n".join(lines)))
         assert found[0].size == size
+
+
+def test_a_file_is_known_by_its_inode_where_its_path_looks_different() -> None:
+    backend = RamBackend(size=0x10000000, kind="file", path="/dev/shm/pc.ram", preallocated=False)
+    text = "7f0000000000-7f0010000000 rw-s 00000000 00:1a 77 /containers/nova/dev/shm/pc.ram\n"
+    mappings = parse_maps(text)
+    with pytest.raises(ReaderError):
+        find_ram([backend], mappings)
+    with pytest.raises(ReaderError):
+        find_ram([backend], mappings, lambda path: (os.makedev(0, 0x1A), 78))
+    (found,) = find_ram([backend], mappings, lambda path: (os.makedev(0, 0x1A), 77))
+    assert (found.address, found.inode) == (0x7F0000000000, 77)
