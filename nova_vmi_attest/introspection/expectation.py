@@ -2,7 +2,7 @@
 """What a range of guest memory must hold, kept as its difference from a reference that all guests share.
 
 A kernel's text differs from its build in a few per cent of its 64-bit words. An :class:`Expectation` keeps
-only those (12 bytes each), so that any number of guests share one image, and comparing costs about as much
+only those (10 bytes each), so that any number of guests share one image, and comparing costs about as much
 as comparing two arrays once.
 
 **Why the comparison is exact.** Let D be the words where the expected bytes differ from the reference. For
@@ -18,6 +18,7 @@ Live memory may change meanwhile; each word is then judged by what it held when 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,9 @@ Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
 
 WORD = 8
-CHUNK_WORDS = 1 << 16  # 512 KiB each of live memory and of the reference: temporaries stay in cache
-MAX_BYTES = (1 << 32) * WORD  # word numbers are kept as uint32
+# 256 KiB each of live memory and of the reference stay in cache while both tests look at them; word numbers
+# within a chunk fit into 16 bits.
+CHUNK_WORDS = 1 << 15
 
 
 class ExpectationError(AttestError):
@@ -48,12 +50,12 @@ class Expectation:
     def __init__(self, reference: Bytes, expected: Bytes, ignored: Sequence[tuple[int, int]] = ()) -> None:
         _require_bytes(reference)
         _require_bytes(expected)
-        if len(reference) != len(expected) or len(reference) > MAX_BYTES:
+        if len(reference) != len(expected):
             raise ExpectationError(f"{len(expected)} expected bytes for a reference of {len(reference)}")
         self._reference = reference
         self.ignored = tuple(ignored)
         ranges = list(_complement(self.ignored, len(reference)))
-        self._chunks: list[tuple[int, int, int, int]] = []
+        self._chunks: list[_Chunk] = []
         self._words = _as_words(reference)
         self._edges = np.concatenate([np.zeros(0, np.int64), *(_ragged(start, end) for start, end in ranges)])
         self._edge_values = expected[self._edges]
@@ -85,10 +87,13 @@ class Expectation:
         if not 0 <= start <= end <= len(self):
             raise ExpectationError(f"bytes {start} to {end} of {len(self)}")
         first, last = start // WORD, min(-(-end // WORD), len(self._words))
-        low, high = np.searchsorted(self._index, (first, last))
         window = self._reference[first * WORD : max(last * WORD, end)].copy()
         words = window[: max(last - first, 0) * WORD].view(np.uint64)
-        words[self._index[low:high].astype(np.int64) - first] = self._values[low:high]
+        for chunk in self._chunks:
+            if chunk.start < last and first < chunk.end:
+                places = self._index[chunk.low : chunk.high].astype(np.int64) + (chunk.start - first)
+                inside = (places >= 0) & (places < len(words))
+                words[places[inside]] = self._values[chunk.low : chunk.high][inside]
         edges = slice(*np.searchsorted(self._edges, (first * WORD, first * WORD + len(window))))
         window[self._edges[edges] - first * WORD] = self._edge_values[edges]
         return window[start - first * WORD : end - first * WORD]
@@ -102,41 +107,51 @@ class Expectation:
         if len(live) != len(self):
             raise ExpectationError(f"{len(live)} live bytes for a reference of {len(self)}")
         words, found = _as_words(live), []
-        for start, end, low, high in self._chunks:
-            here = words[start:end]
-            changed = np.count_nonzero(here != self._words[start:end])
-            if changed == high - low:
+        for chunk in self._chunks:
+            here = words[chunk.start : chunk.end]
+            changed = np.count_nonzero(here != self._words[chunk.start : chunk.end])
+            if changed == chunk.high - chunk.low:
                 # Every index is inside; "clip" only spares the check of that.
-                patched = np.take(words, self._index[low:high], mode="clip")
-                if np.array_equal(patched, self._values[low:high]):
+                patched = here.take(self._index[chunk.low : chunk.high], mode="clip")
+                if (patched == self._values[chunk.low : chunk.high]).all():
                     continue
-            found.append(self._bytes_of(here, start, low, high))
+            found.append(self._bytes_of(here, chunk))
         if len(self._edges):
             found.append(self._edges[live[self._edges] != self._edge_values])
         return np.sort(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
-    def _bytes_of(self, live: NDArray[np.uint64], start: int, low: int, high: int) -> Offsets:
-        wanted = self._words[start : start + len(live)].copy()
-        wanted[self._index[low:high].astype(np.int64) - start] = self._values[low:high]
+    def _bytes_of(self, live: NDArray[np.uint64], chunk: _Chunk) -> Offsets:
+        wanted = self._words[chunk.start : chunk.end].copy()
+        wanted[self._index[chunk.low : chunk.high]] = self._values[chunk.low : chunk.high]
         differ = np.ascontiguousarray(live).view(np.uint8) != wanted.view(np.uint8)
-        return np.flatnonzero(differ) + start * WORD
+        return np.flatnonzero(differ) + chunk.start * WORD
 
     def _differences(
         self, expected: NDArray[np.uint64], ranges: list[tuple[int, int]]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
-        """Fill the list of chunks; the word numbers where expected and reference differ, and the expected
-        words.
+    ) -> tuple[NDArray[np.uint16], NDArray[np.uint64]]:
+        """Fill the list of chunks; where in its chunk each word lies that expected and reference differ in,
+        and the expected words.
         """
-        places, total = [np.zeros(0, np.int64)], 0
+        places, values, total = [np.zeros(0, np.uint16)], [np.zeros(0, np.uint64)], 0
         for first, last in ranges:
             for start in range(-(-first // WORD), last // WORD, CHUNK_WORDS):
                 end = min(start + CHUNK_WORDS, last // WORD)
-                differ = np.flatnonzero(expected[start:end] != self._words[start:end]) + start
-                self._chunks.append((start, end, total, total + len(differ)))
-                places.append(differ)
+                differ = np.flatnonzero(expected[start:end] != self._words[start:end])
+                self._chunks.append(_Chunk(start, end, total, total + len(differ)))
+                places.append(differ.astype(np.uint16))
+                values.append(expected[start:end][differ])
                 total += len(differ)
-        index = np.concatenate(places)
-        return index.astype(np.uint32), expected[index].copy()
+        return np.concatenate(places), np.concatenate(values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Words ``start`` to ``end`` of the range; the differences ``low`` to ``high`` are theirs."""
+
+    start: int
+    end: int
+    low: int
+    high: int
 
 
 def _require_bytes(array: Bytes) -> None:

@@ -11,6 +11,7 @@ Within one pass a page is read once and kept, so that the fields of one structur
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,7 +25,8 @@ from nova_vmi_attest.kernel.vmlinux import Vmlinux
 WORD = (1 << 64) - 1
 READ_LIMIT = 1 << 20
 VIEW_LIMIT = 1 << 28
-PAGE_CACHE_LIMIT = 4096
+PLACES_LIMIT = 1 << 16
+QUAD = struct.Struct("<Q")
 COPY_BELOW = 1 << 16  # copying less than this costs less than making sure that it can be mapped
 XARRAY_DEPTH = 11  # 64 bits of index, 6 bits a level
 XARRAY_SLOTS = 64
@@ -52,14 +54,15 @@ class Guest:
         self.physical_base = located.physical_base
         root = located.physical_base + vmlinux.offset_of("init_top_pgt")
         self.space = AddressSpace(memory, root, located.levels)
-        self._pages: dict[int, bytes] = {}
+        self._places: dict[int, int] = {}  # number of a virtual page to guest-physical address
         self._symbols: dict[str, int] = {}
         self._known: dict[str, bool] = {}
         self._offsets: dict[tuple[str, str], int] = {}
 
     def refresh(self) -> None:
         """Forget what was read: what follows sees the guest as it is now."""
-        self._pages.clear()
+        self._places.clear()
+        self.memory.forget()
         self.space.refresh()
 
     def page(self, va: int) -> bytes:
@@ -67,22 +70,18 @@ class Guest:
 
         :raises GuestFault: it is not mapped to RAM.
         """
-        number = va >> 12
-        held = self._pages.get(number)
-        if held is not None:
-            return held
-        base = va & ~(PAGE - 1)
-        physical = self.space.translate(base)
+        physical = self._places.get(va >> 12)
         if physical is None:
-            raise GuestFault(va)
+            physical = self.space.translate(va & ~(PAGE - 1))
+            if physical is None:
+                raise GuestFault(va)
+            if len(self._places) >= PLACES_LIMIT:
+                self._places.clear()
+            self._places[va >> 12] = physical
         try:
-            data = self.memory.read(physical, PAGE)
+            return self.memory.page(physical)
         except MemoryFault as fault:
             raise GuestFault(va) from fault
-        if len(self._pages) >= PAGE_CACHE_LIMIT:
-            self._pages.clear()
-        self._pages[number] = data
-        return data
 
     def read(self, va: int, length: int) -> bytes:
         """``length`` bytes, at most 1 MiB.
@@ -106,6 +105,16 @@ class Guest:
 
         :raises GuestFault: as :meth:`read`.
         """
+        parts = self.pieces(va, length)
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+
+    def pieces(self, va: int, length: int) -> list[Bytes]:
+        """The same as its pieces that are contiguous in RAM, in order: that spares the copy.
+
+        :raises GuestFault: as :meth:`read`.
+        """
         if not 0 <= length <= VIEW_LIMIT or not 0 <= va <= WORD - length:
             raise GuestFault(va, f"a view of {length:#x} bytes is out of bounds")
         parts: list[Bytes] = []
@@ -119,12 +128,14 @@ class Guest:
                     parts.append(self.memory.view(physical, size))
             except MemoryFault as fault:
                 raise GuestFault(start) from fault
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+        return parts
 
     def u64(self, va: int) -> int:
         """An unsigned 64-bit integer."""
+        at = va & (PAGE - 1)
+        if at <= PAGE - 8 and 0 <= va <= WORD:
+            number: int = QUAD.unpack_from(self.page(va), at)[0]
+            return number
         return int.from_bytes(self.read(va, 8), "little")
 
     def u32(self, va: int) -> int:

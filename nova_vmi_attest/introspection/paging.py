@@ -8,24 +8,31 @@ space visits at most :data:`TABLE_LIMIT` tables. Protection keys, SMEP and shado
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nova_vmi_attest.errors import AttestError
-from nova_vmi_attest.introspection.memory.base import Bytes, GuestMemory, MemoryFault
+from nova_vmi_attest.introspection.memory.base import GuestMemory, MemoryFault
 
 PRESENT, WRITABLE, USER, LARGE = 1 << 0, 1 << 1, 1 << 2, 1 << 7
 ACCESSED, DIRTY = 1 << 5, 1 << 6
 NO_EXECUTE = 1 << 63
 FRAME = 0x000F_FFFF_FFFF_F000
+UPPER_HALF = 1 << 63
 PAGE = 0x1000
 ENTRIES = 512
 # 512 GiB of direct map in 4 KiB pages would need 262,144 tables; 2 MiB pages are the rule, 64 Ki are plenty.
 TABLE_LIMIT = 1 << 16
+# What is kept of one address space between passes: 16 MiB of tables, and some hundred KiB of spans.
 KEPT_TABLES = 4096
+KEPT_SPANS = 4096
+
+
+Span = tuple[int, int | None, int]
 
 
 class PagingError(AttestError):
@@ -78,6 +85,9 @@ def canonical(address: int, levels: int) -> bool:
 class AddressSpace:
     """The mappings below one top-level table. A table is read once and kept until :meth:`refresh`.
 
+    What a walk over all tables found is kept longer, and used again once all of them were read anew and have
+    the very same bytes; until the next :meth:`refresh` every translation then goes by these tables.
+
     :param root: guest-physical address of the top-level table.
     :param levels: 4 or 5.
     """
@@ -87,17 +97,24 @@ class AddressSpace:
         self.root = root & FRAME
         self.levels = levels
         self._tables: dict[int, bytes] = {}
-        self._lowest: dict[int, tuple[bytes, int]] = {}
+        self._lowest: dict[int, tuple[int, int]] = {}
         self._walked: _Walk | None = None
         self._current = False
+        self._spans: dict[tuple[int, int], tuple[Span, ...]] = {}
+        self._kept_spans = 0
 
     def refresh(self) -> None:
-        """Forget the tables that were read: what follows sees them as they are now."""
-        self._tables.clear()
-        self._lowest.clear()
+        """Look at the tables again: what follows sees them as they are now."""
+        self._forget_tables()
         self._current = False
+        if self._walked is not None and len(self._walked.tables) > KEPT_TABLES:
+            self._walked = None
 
     def _table(self, address: int) -> bytes:
+        if self._current and self._walked is not None:
+            held = self._walked.tables.get(address)
+            if held is not None:
+                return held
         held = self._tables.get(address)
         if held is None:
             held = self.memory.read(address, PAGE)
@@ -106,13 +123,20 @@ class AddressSpace:
             self._tables[address] = held
         return held
 
+    def _forget_tables(self) -> None:
+        self._tables.clear()
+        self._lowest.clear()
+
     def table(self, address: int) -> NDArray[np.uint64]:
         """The 512 entries of the table at a guest-physical address.
 
         :raises PagingError: it is not RAM.
         """
+        return np.frombuffer(self._required(address), dtype="<u8")
+
+    def _required(self, address: int) -> bytes:
         try:
-            return np.frombuffer(self._table(address), dtype="<u8")
+            return self._table(address)
         except MemoryFault as fault:
             raise PagingError(f"page table at guest-physical {address:#x} is not RAM") from fault
 
@@ -120,7 +144,7 @@ class AddressSpace:
         """The mapping that holds ``va``; None where nothing is mapped or a table is not RAM."""
         known = self._lowest.get(va >> 21)
         if known is not None:
-            return _page(va, *known)
+            return _page(va, self._table(known[0]), known[1])
         if not canonical(va, self.levels):
             return None
         table, granted = self.root, WRITABLE | USER
@@ -131,7 +155,7 @@ class AddressSpace:
             except MemoryFault:
                 return None
             if level == 0:
-                self._lowest[va >> 21] = held, granted
+                self._lowest[va >> 21] = table, granted
                 return _page(va, held, granted)
             at = (va >> shift & 511) * 8
             entry = int.from_bytes(held[at : at + 8], "little")
@@ -150,12 +174,36 @@ class AddressSpace:
         leaf = self.leaf(va)
         return None if leaf is None else leaf.gpa + (va - leaf.va)
 
-    def spans(self, va: int, length: int) -> Iterator[tuple[int, int | None, int]]:
+    def spans(self, va: int, length: int) -> Sequence[Span]:
         """Physically contiguous pieces of a virtual range: ``(va, gpa, length)``, in order and gapless.
 
         ``gpa`` is None for a piece that is not mapped. Work is one walk for each page of the range, whatever
-        its size, so the caller bounds ``length``.
+        its size, so the caller bounds ``length``. Those of the kernel half are kept for as long as the tables
+        do not change.
         """
+        last = self._walked
+        if va < UPPER_HALF or last is None or last.first > ENTRIES // 2:
+            return tuple(self._resolve(va, length))
+        if not self._current:
+            with contextlib.suppress(PagingError):
+                self.leaves(last.first)
+        if not self._current:
+            return tuple(self._resolve(va, length))
+        found = self._spans.get((va, length))
+        if found is None:
+            found = tuple(self._resolve(va, length))
+            if self._kept_spans + len(found) > KEPT_SPANS:
+                self._forget_spans()
+            if len(found) <= KEPT_SPANS:
+                self._spans[va, length] = found
+                self._kept_spans += len(found)
+        return found
+
+    def _forget_spans(self) -> None:
+        self._spans.clear()
+        self._kept_spans = 0
+
+    def _resolve(self, va: int, length: int) -> Iterator[Span]:
         start, physical, size = va, None, 0
         end = va + length
         while va < end:
@@ -178,20 +226,24 @@ class AddressSpace:
         """Every mapping from index ``first`` of the top-level table on, in ascending order of address.
 
         The walk goes level by level over whole arrays of tables: tables that point to themselves end at the
-        lowest level. When no table changed since the last walk, its result is given again.
+        lowest level. When no table changed since the last walk, its result is given again: the same object.
 
         :raises PagingError: a table is not RAM, or there are more than :data:`TABLE_LIMIT`.
         """
         last = self._walked
         if last is not None and last.first == first and (self._current or self._unchanged(last)):
-            self._current = True
+            if not self._current:
+                self._forget_tables()
+                self._current = True
             return last.leaves
+        self._walked, self._current = None, False
+        self._forget_spans()
         tables = np.array([self.root], np.uint64)
         bases = np.zeros(1, np.uint64)
         granted = np.full(1, PRESENT | WRITABLE | USER, np.uint64)
         denied = np.zeros(1, np.uint64)
         found: list[Leaves] = []
-        walk: list[tuple[list[int], Bytes]] = []
+        read: dict[int, bytes] = {}
         visited = 0
         for level in range(self.levels - 1, -1, -1):
             visited += len(tables)
@@ -199,10 +251,7 @@ class AddressSpace:
                 raise PagingError(f"more than {TABLE_LIMIT} page tables")
             if not len(tables):
                 break
-            numbers = tables.tolist()
-            content = self._read_tables(numbers)
-            walk.append((numbers, content))
-            entries = content.view("<u8").reshape(-1, ENTRIES)
+            entries = self._entries(tables.tolist(), read)
             keep = (entries & np.uint64(PRESENT)) != 0
             if level == self.levels - 1:
                 keep[:, :first] = False
@@ -220,17 +269,32 @@ class AddressSpace:
             tables = chosen[~final] & np.uint64(FRAME)
             bases, granted, denied = address[~final], allowed[~final], forbidden[~final]
         leaves = _sorted(found)
-        self._walked = _Walk(first, tuple(walk), leaves)
+        self._forget_tables()
+        self._walked = _Walk(first, read, leaves, leaves.executable())
         self._current = True
         return leaves
 
-    def _read_tables(self, addresses: list[int]) -> Bytes:
-        return np.concatenate([self.table(at).view(np.uint8) for at in addresses])
+    def executable(self) -> Leaves:
+        """Those of :meth:`leaves` that the CPU may fetch instructions from.
+
+        :raises PagingError: as :meth:`leaves`.
+        """
+        leaves = self.leaves()
+        walked = self._walked
+        return leaves.executable() if walked is None else walked.executable
+
+    def _entries(self, addresses: list[int], read: dict[int, bytes]) -> NDArray[np.uint64]:
+        """The entries of tables, a row for each; ``read`` keeps what a table held when it was first met."""
+        for at in addresses:
+            if at not in read:
+                read[at] = self._required(at)
+        return np.frombuffer(b"".join([read[at] for at in addresses]), "<u8").reshape(-1, ENTRIES)
 
     def _unchanged(self, last: _Walk) -> bool:
+        read = self.memory.read
         try:
-            return all(np.array_equal(self._read_tables(numbers), held) for numbers, held in last.tables)
-        except PagingError:
+            return all(read(at, PAGE) == held for at, held in last.tables.items())
+        except MemoryFault:
             return False
 
     def executable_leaves(self, start_index: int = ENTRIES // 2) -> Iterator[Leaf]:
@@ -247,11 +311,12 @@ class AddressSpace:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """What one walk read, level by level, and what came of it."""
+    """What one walk read, by the address of each table, and what came of it."""
 
     first: int
-    tables: tuple[tuple[list[int], Bytes], ...]
+    tables: Mapping[int, bytes]
     leaves: Leaves
+    executable: Leaves
 
 
 def _page(va: int, table: bytes, granted: int) -> Leaf | None:

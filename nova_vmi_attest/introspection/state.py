@@ -19,6 +19,7 @@ from nova_vmi_attest.introspection.gather import Gather
 from nova_vmi_attest.introspection.guest import WORD, Guest
 from nova_vmi_attest.introspection.locate import Located
 from nova_vmi_attest.introspection.memory.base import GuestMemory
+from nova_vmi_attest.introspection.paging import PAGE, AddressSpace, Leaves
 from nova_vmi_attest.introspection.replay.inputs import LiveInputs
 from nova_vmi_attest.introspection.replay.module import ReplayedModule
 from nova_vmi_attest.introspection.replay.text import replay_kernel
@@ -86,7 +87,12 @@ class BootState:
         self.static_call_targets = np.array(
             [call.target and (call.target + located.slide) & WORD for call in build.static_calls], np.uint64
         )
+        self.descriptions: dict[int, tuple[bytes, LiveModule]] = {}
         self.accepted: dict[str, bytes] = {}
+        # What user mode runs on under page table isolation, and mappings that were found to be as they must.
+        self.user_space = AddressSpace(memory, self.guest.space.root + PAGE, located.levels)
+        self.sound: Leaves | None = None
+        self.sound_user: tuple[Leaves, Leaves] | None = None
         self.trampoline: tuple[int, NDArray[np.uint8]] | None = None
         self.ticks: int | None = None
         self.ticked = 0.0
@@ -96,7 +102,7 @@ class BootState:
 
     def begin_pass(self, memory: GuestMemory) -> None:
         """Forget what was read in the pass before; ``memory`` may be another reader of the same guest."""
-        self.guest.memory = self.guest.space.memory = memory
+        self.guest.memory = self.guest.space.memory = self.user_space.memory = memory
         self.guest.refresh()
 
     def text(self) -> KernelText:

@@ -43,7 +43,7 @@ class ExecutablePages(Check):
     def examine(self, context: CheckContext, findings: Findings) -> None:
         """Take away what is explained; what is left is not."""
         guest = context.guest
-        pages = guest.space.leaves().executable()
+        pages = guest.space.executable()
         for va, size in _rows(pages.select((pages.flags & np.uint64(WRITABLE)) != 0)):
             findings.add(context.name(va), "executable memory that can be written", length=size, address=va)
         trampoline = self._trampoline(context, findings, pages)
@@ -57,7 +57,7 @@ class ExecutablePages(Check):
             # and outlives it for as long as readers may be in it.
             time.sleep(SETTLE)
             guest.refresh()
-            pages = guest.space.leaves().executable()
+            pages = guest.space.executable()
             left = pages.select(
                 ~_covered(pages, [*explained, *self._code(context)]) & np.isin(pages.va, left.va)
             )
@@ -126,8 +126,7 @@ class ExecutablePages(Check):
             base = guest.u64(pack + offset("bpf_prog_pack", "ptr"))
             bitmap = guest.read(pack + offset("bpf_prog_pack", "bitmap"), PACK_SIZE // CHUNK // 8)
             used = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little").astype(bool)
-            words = np.ascontiguousarray(guest.view(base, PACK_SIZE)).view("<u8")
-            odd = np.flatnonzero(words != FILLER)
+            odd = _not_filler(guest, base)
             odd = odd[~used[odd * 8 // CHUNK]]
             findings.bytes_verified += int(np.count_nonzero(~used)) * CHUNK
             if len(odd):
@@ -139,6 +138,19 @@ class ExecutablePages(Check):
         if programs:
             findings.remark(f"{programs} bytes of BPF programs, whose code is not verified")
         return found
+
+
+def _not_filler(guest: Guest, base: int) -> NDArray[np.int64]:
+    """The numbers of the 64-bit words of a pack that are not filler, ascending."""
+    found, start = [], 0
+    pieces = guest.pieces(base, PACK_SIZE)
+    if any(len(piece) % 8 for piece in pieces):  # a base that is not aligned: not what the kernel allocates
+        pieces = [np.concatenate(pieces)]
+    for piece in pieces:
+        words = np.ascontiguousarray(piece).view("<u8")
+        found.append(np.flatnonzero(words != FILLER) + start)
+        start += len(words)
+    return np.concatenate(found)
 
 
 def _real_mode(guest: Guest, physical: int) -> NDArray[np.uint8]:

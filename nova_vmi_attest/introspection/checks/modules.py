@@ -47,12 +47,13 @@ class Modules(Check):
         found = []
         for address in addresses:
             try:
-                found.append(context.structures.module(address))
+                found.append(self._described(context, address))
             except GuestFault as fault:
                 findings.add("modules", f"a module cannot be read: {fault.message}", address=address)
         context.facts.modules = tuple(found)
-        for gone in context.state.modules.keys() - set(addresses):
-            del context.state.modules[gone]
+        for known in (context.state.modules, context.state.descriptions):
+            for gone in known.keys() - set(addresses):
+                del known[gone]
         self._overlaps(found, findings)
         facts, verified = [], []
         for module in sorted(found, key=lambda one: one.name):
@@ -98,6 +99,22 @@ class Modules(Check):
             findings.add(module.name, f"hidden: the module is not in {view}", address=address)
         else:
             findings.incomplete(f"module {module.name} is being loaded or removed")
+
+    def _described(self, context: CheckContext, address: int) -> LiveModule:
+        """A module as its ``struct module`` describes it, taken apart anew only where any byte of it changed.
+
+        :raises GuestFault: it cannot be read.
+        """
+        guest, known = context.guest, context.state.descriptions
+        size = guest.vmlinux.btf.size("module")
+        raw = guest.read(address, size)
+        if address not in known or known[address][0] != raw:
+            known.pop(address, None)
+            module = context.structures.module(address)
+            if guest.read(address, size) != raw:  # what was taken apart is not what was compared
+                return module
+            known[address] = raw, module
+        return known[address][1]
 
     def _overlaps(self, modules: list[LiveModule], findings: Findings) -> None:
         """Each module has memory of its own, inside the region for modules."""

@@ -15,6 +15,8 @@ Sources: arch/x86/mm/{pgtable,pti,ident_map}.c, arch/x86/include/asm/pgtable_64_
 
 from __future__ import annotations
 
+from operator import is_
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,8 +48,10 @@ class PageTables(Check):
     def examine(self, context: CheckContext, findings: Findings) -> None:
         """Three questions: the image, who may write to it, and the processes."""
         leaves = context.guest.space.leaves()
-        self._image(context, findings, leaves)
-        self._writable(context, findings, leaves)
+        if leaves is not context.state.sound:
+            self._image(context, findings, leaves)
+            self._writable(context, findings, leaves)
+            context.state.sound = None if findings else leaves
         self._processes(context, findings)
 
     def _image(self, context: CheckContext, findings: Findings, leaves: Leaves) -> None:
@@ -99,14 +103,21 @@ class PageTables(Check):
     def _user_half(self, context: CheckContext, findings: Findings) -> NDArray[np.uint64] | None:
         """The kernel half that user mode runs on under page table isolation, None without it."""
         guest, state = context.guest, context.state
-        space = AddressSpace(guest.memory, guest.space.root + PAGE, guest.located.levels)
+        space = state.user_space
+        space.refresh()
         half = space.table(space.root)[HALF:]
         if not half.any() and not state.text().inputs.has(ISOLATION):
             return None
-        for va, gpa, size in _rows(space.leaves().executable()):
+        leaves = space.leaves(), guest.space.leaves()
+        if state.sound_user is not None and all(map(is_, leaves, state.sound_user)):
+            return half
+        clean = True
+        for va, gpa, size in _rows(space.executable()):
             if list(guest.space.spans(va, size)) != [(va, gpa, size)]:
+                clean = False
                 detail = f"user mode's page table alone maps {size:#x} executable bytes to {gpa:#x}"
                 findings.add(context.name(va), detail, length=size, address=va)
+        state.sound_user = leaves if clean else None
         return half
 
     def _compare(

@@ -33,6 +33,7 @@ from nova_vmi_attest.introspection.build import (
 from nova_vmi_attest.introspection.checks.base import Check, CheckContext, Findings
 from nova_vmi_attest.introspection.guest import WORD
 from nova_vmi_attest.introspection.memory.base import Bytes
+from nova_vmi_attest.introspection.paging import Leaves
 
 POINTER_LIMIT = 64
 
@@ -150,10 +151,7 @@ class ReadOnlyData(Check):
         inside = (values >= start) & (values < end) & ~code
         suspect = np.flatnonzero(inside)
         suspect = suspect[~state.is_function(values[suspect])]
-        pages = guest.space.leaves().executable()
-        which = np.searchsorted(pages.va, values, side="right").astype(np.int64) - 1
-        holds = (which >= 0) & (values - pages.va[which] < pages.size[which]) & ~inside & ~code
-        suspect = np.concatenate([suspect, np.flatnonzero(holds)])
+        suspect = np.concatenate([suspect, _within(values, guest.space.executable(), ~inside & ~code)])
         for index in suspect[:POINTER_LIMIT].tolist():
             address = guest.symbol("_text") + first + 8 * index
             symbol, offset = guest.vmlinux.symbols.at(guest.link(address))
@@ -166,3 +164,13 @@ class ReadOnlyData(Check):
                 address=address,
                 actual=value.to_bytes(8, "little"),
             )
+
+
+def _within(values: NDArray[np.uint64], pages: Leaves, among: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Which of the chosen values are addresses in one of the mappings, ascending."""
+    if not len(pages.va):
+        return np.zeros(0, np.int64)
+    last = pages.va[-1] + (pages.size[-1] - np.uint64(1))
+    some = np.flatnonzero(among & (values >= pages.va[0]) & (values <= last))
+    which = np.searchsorted(pages.va, values[some], side="right") - 1
+    return some[values[some] - pages.va[which] < pages.size[which]]

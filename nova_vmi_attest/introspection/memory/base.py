@@ -18,6 +18,9 @@ from nova_vmi_attest.errors import AttestError
 
 Bytes = NDArray[np.uint8]
 
+KEPT_PAGES = 4096
+_PAGE = 0x1000
+
 
 class MemoryFault(AttestError):  # noqa: N818
     """Guest-physical ``address`` .. ``address + length`` is not RAM of this guest."""
@@ -73,6 +76,7 @@ class GuestMemory(abc.ABC):
     def __init__(self, ranges: Sequence[MemoryRange]) -> None:
         self.ranges = tuple(ranges)
         self.bytes_read = 0
+        self._kept: dict[int, bytes] = {}
 
     def begin_pass(self) -> None:
         """Forget whatever was cached, and start counting bytes anew. Called before each measurement.
@@ -80,6 +84,25 @@ class GuestMemory(abc.ABC):
         :raises GuestGone: the guest no longer runs.
         """
         self.bytes_read = 0
+        self.forget()
+
+    def page(self, address: int) -> bytes:
+        """The 4 KiB at a guest-physical address, read once and kept, at most until the pass ends.
+
+        :raises MemoryFault: it is not RAM.
+        :raises GuestGone: the guest ended meanwhile.
+        """
+        held = self._kept.get(address)
+        if held is None:
+            held = self.read(address, _PAGE)
+            if len(self._kept) >= KEPT_PAGES:
+                self._kept.clear()
+            self._kept[address] = held
+        return held
+
+    def forget(self) -> None:
+        """Let go of the pages that :meth:`page` kept: what follows sees them as they are now."""
+        self._kept.clear()
 
     @abc.abstractmethod
     def read(self, address: int, length: int) -> bytes:
@@ -101,13 +124,15 @@ class GuestMemory(abc.ABC):
         """The parts of :attr:`ranges` that hold data, as far as the reader can tell without touching them."""
         return self.ranges
 
-    def end_pass(self) -> None:  # noqa: B027 - not every reader has something to check
-        """Make sure that what was read since :meth:`begin_pass` was memory of a guest that still runs.
+    def end_pass(self) -> None:
+        """Forget, and make sure that what was read since :meth:`begin_pass` was memory of a guest that still
+        runs.
 
         Needed because the bytes of a RAM file outlive the guest for as long as a reader holds it open.
 
         :raises GuestGone: the guest ended meanwhile.
         """
+        self.forget()
 
     def close(self) -> None:  # noqa: B027 - not every reader holds something
         """Release what the reader holds. Idempotent."""

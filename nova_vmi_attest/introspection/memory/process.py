@@ -96,6 +96,7 @@ class ProcessMemory(GuestMemory):
         self.end_pass()
 
     def end_pass(self) -> None:
+        super().end_pass()
         self._process.check()
 
     def read(self, address: int, length: int) -> bytes:

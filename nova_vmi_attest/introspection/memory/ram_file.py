@@ -38,7 +38,12 @@ from nova_vmi_attest.introspection.memory.domain import DomainMemory
 from nova_vmi_attest.introspection.memory.layout import clip
 from nova_vmi_attest.introspection.memory.mappings import RamMapping
 from nova_vmi_attest.introspection.memory.qemu import QemuProcess
-from nova_vmi_attest.introspection.memory.sparse import data_extents, has_no_hole, is_resident
+from nova_vmi_attest.introspection.memory.sparse import (
+    data_extents,
+    has_no_hole,
+    is_resident,
+    tells_residency,
+)
 
 _HUGE_PAGE = 2 << 20
 
@@ -95,6 +100,7 @@ class RamFiles(GuestMemory):
                 raise ReaderError("a RAM file is shorter than the guest's RAM")
 
     def end_pass(self) -> None:
+        super().end_pass()
         if not self._files:
             raise GuestGone("the reader is closed")
         if self._process is not None:
@@ -153,6 +159,7 @@ class RamFileMemory(RamFiles):
     ) -> None:
         super().__init__(ranges, files, process)
         self._maps: dict[int, tuple[mmap.mmap, Bytes]] = {}
+        self._told: dict[int, bool] = {}  # whether residency of a file is told, asked once a pass
 
     @classmethod
     def suitability(cls, domain: DomainMemory) -> Suitability:
@@ -162,6 +169,10 @@ class RamFileMemory(RamFiles):
             return Suitability(100, f"RAM is a shared {' and '.join(kinds)}, mapped without a copy")
         return Suitability(0, "RAM is not a shared file")
 
+    def begin_pass(self) -> None:
+        super().begin_pass()
+        self._told.clear()
+
     def view(self, address: int, length: int) -> Bytes:
         pieces = list(self._pieces(self.locate(address, length), length))
         if len(pieces) == 1 and self._is_allocated(*pieces[0]):
@@ -169,6 +180,13 @@ class RamFileMemory(RamFiles):
             self.bytes_read += length
             return self._mapped(index)[start : start + count]
         return super().view(address, length)
+
+    def read(self, address: int, length: int) -> bytes:
+        if len(self._files) != 1:
+            return super().read(address, length)
+        offset = self.locate(address, length)
+        self.bytes_read += length
+        return self._fetch(0, offset, length)
 
     def close(self) -> None:
         while self._maps:
@@ -196,7 +214,9 @@ class RamFileMemory(RamFiles):
         file = self._files[index]
         if not file.mappable:
             return False
-        if is_resident(file.descriptor, self._mapped(index), start, length):
+        if index not in self._told:
+            self._told[index] = tells_residency(file.descriptor)
+        if self._told[index] and is_resident(self._mapped(index), start, length):
             return True
         return has_no_hole(file.descriptor, start, length)
 

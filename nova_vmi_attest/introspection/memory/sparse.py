@@ -59,12 +59,17 @@ def has_no_hole(descriptor: int, start: int, length: int) -> bool:
         return False
 
 
-def is_resident(descriptor: int, mapped: Bytes, start: int, length: int) -> bool:
+def tells_residency(descriptor: int) -> bool:
+    """Whether mincore(2) is truthful about a file: it is to whoever may write it."""
+    return os.access(f"/proc/self/fd/{descriptor}", os.W_OK, effective_ids=True)
+
+
+def is_resident(mapped: Bytes, start: int, length: int) -> bool:
     """Whether the pages of ``length`` bytes from ``start`` are in memory, in a mapping of the whole file.
 
-    False also means that the kernel does not say.
+    Only to be asked of a file that :func:`tells_residency`. False also means that the kernel does not say.
     """
-    if not length or not os.access(f"/proc/self/fd/{descriptor}", os.W_OK, effective_ids=True):
+    if not length:
         return False
     first, last = start // PAGE, (start + length - 1) // PAGE
     pages = np.empty(last - first + 1, dtype=np.uint8)

@@ -96,7 +96,7 @@ def test_only_differences_are_held() -> None:
     reference = np.zeros(1 << 20, np.uint8)
     expected = reference.copy()
     expected[:: 1 << 12] = 1
-    assert Expectation(reference, expected).nbytes == 256 * 12
+    assert Expectation(reference, expected).nbytes == 256 * 10
 
 
 def test_memory_that_is_not_contiguous_is_compared_too() -> None:
