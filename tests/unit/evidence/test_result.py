@@ -8,8 +8,8 @@ from typing import Any
 
 import evidence_examples as example
 import jwt
-import make_vectors
 import pytest
+import token_vectors
 from hypothesis import given
 
 from nova_vmi_attest.evidence import result as module
@@ -27,7 +27,7 @@ from .hostile import bounded, json_values, mutated
 
 KEY = example.key("verifier")
 NOW = example.NOW
-RESULT = make_vectors.example_result()
+RESULT = token_vectors.example_result()
 TOKEN = sign_result(RESULT, KEY, example.AUDIENCE)
 CLAIMS = jwt.decode(
     TOKEN,

@@ -9,6 +9,7 @@ from typing import Any
 
 import make_vectors
 import pytest
+import token_vectors
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
@@ -170,7 +171,7 @@ def test_result() -> None:
     vectors = load("result")
     trusted = [public(vectors["public"])]
     found = result.verify_result(vectors["token"], trusted, vectors["audience"], vectors["now"])
-    assert found == make_vectors.example_result()
+    assert found == token_vectors.example_result()
     assert vectors["token"].split(".")[1] == encoding.base64url(vectors["claims"].encode())
 
 
