@@ -9,11 +9,18 @@ evidence is bound to a TPM. These classes move opaque, JSON-safe values and chec
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, cast
 
 import oslo_messaging
 from oslo_config import cfg
+from oslo_log import log
+
+from nova_vmi_attest.errors import AttestError
+
+LOG = log.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +37,10 @@ VERSION = "1.0"
 BLOB_PIECE = 1 << 19
 
 
+class RefusedError(AttestError):
+    """The service that was called refused, and said why."""
+
+
 class AttesterEndpoint(Protocol):
     """Served by the agent of each host, addressed by host name."""
 
@@ -41,9 +52,8 @@ class AuthorityEndpoint(Protocol):
     """Served by the enrolment authority."""
 
     def begin_enrolment(self, ctxt: Mapping[str, Any], request: dict[str, str]) -> dict[str, str]:
-        """{host, ek_certificate, ek_public, ak_public} -> {enrolment, credential, secret}; octets in base64.
-
-        A refusal is the answer {refused, remedy}, here and below.
+        """{host, ek_certificate, ek_public, ak_public} -> {enrolment, credential, secret}; octets in
+        base64.
         """
 
     def complete_enrolment(self, ctxt: Mapping[str, Any], enrolment: str, proof: str) -> dict[str, str]:
@@ -65,8 +75,10 @@ class VerifierEndpoint(Protocol):
     def blob(self, ctxt: Mapping[str, Any], digest: str, offset: int) -> dict[str, Any]:
         """One piece of a reference blob: {size, data (base64)}."""
 
-    def results(self, ctxt: Mapping[str, Any]) -> list[str]:
-        """The newest signed result of every host, for a relying party that starts."""
+    def results(self, ctxt: Mapping[str, Any], after: str) -> dict[str, Any]:
+        """The newest signed results of the hosts whose names follow ``after``, as many as a message may hold:
+        {results, next}. ``next`` is where to go on, empty at the end.
+        """
 
 
 class ResultEndpoint(Protocol):
@@ -90,9 +102,31 @@ def get_server(transport: oslo_messaging.Transport, topic: str, server: str, end
 
 
 def exposed(method: F) -> F:
-    """Marks a method of an endpoint that may be called over the bus; everything else is refused."""
-    oslo_messaging.expose(method)
-    return method
+    """Marks a method of an endpoint that may be called over the bus; everything else is refused.
+
+    Whatever goes wrong inside, a caller gets the answer {refused, remedy}: it looks the same over every
+    transport and needs no class that both sides can import. Stack traces stay in this process's log.
+    """
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def answered(*arguments: Any, **named: Any) -> Any:
+        try:
+            signature.bind(*arguments, **named)
+        except TypeError as error:
+            LOG.warning("%s with wrong arguments: %.256s", method.__name__, error)
+            return {"refused": f"{method.__name__} takes other arguments", "remedy": "compare the versions"}
+        try:
+            return method(*arguments, **named)
+        except AttestError as error:
+            LOG.warning("%s refused: %s", method.__name__, error)
+            return {"refused": error.message, "remedy": error.remedy}
+        except Exception:  # the edge of the service: what failed stays in its own log
+            LOG.exception("%s failed unexpectedly", method.__name__)
+            return {"refused": "internal error", "remedy": "see the log of the service that was called"}
+
+    oslo_messaging.expose(answered)
+    return cast(F, answered)
 
 
 class _Client:
@@ -103,6 +137,17 @@ class _Client:
     def __init__(self, transport: oslo_messaging.Transport, timeout: int = 30) -> None:
         target = oslo_messaging.Target(exchange=EXCHANGE, topic=self.topic, version=VERSION)
         self._client = oslo_messaging.get_rpc_client(transport, target, timeout=timeout)
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        """The answer, of whatever type it is.
+
+        :raises RefusedError: the service said so.
+        :raises oslo_messaging.MessagingException: no answer.
+        """
+        answer = self._client.call({}, method, **arguments)
+        if isinstance(answer, Mapping) and "refused" in answer:
+            raise RefusedError(str(answer["refused"])[:1024], str(answer.get("remedy", ""))[:1024])
+        return answer
 
 
 class AttesterClient(_Client):
@@ -115,7 +160,7 @@ class AttesterClient(_Client):
 
 
 class AuthorityClient(_Client):
-    """Host to enrolment authority."""
+    """Host to enrolment authority. A refusal is an answer like any other; its reader checks them all."""
 
     topic = AUTHORITY_TOPIC
 
@@ -140,16 +185,16 @@ class VerifierClient(_Client):
         self._client.cast({}, "submit", batch=base64.b64encode(batch).decode())
 
     def reference_index(self) -> str:
-        index: str = self._client.call({}, "reference_index")
+        index: str = self._call("reference_index")
         return index
 
     def blob(self, digest: str, offset: int) -> dict[str, Any]:
-        piece: dict[str, Any] = self._client.call({}, "blob", digest=digest, offset=offset)
+        piece: dict[str, Any] = self._call("blob", digest=digest, offset=offset)
         return piece
 
-    def results(self) -> Sequence[str]:
-        tokens: list[str] = self._client.call({}, "results")
-        return tokens
+    def results(self, after: str) -> dict[str, Any]:
+        page: dict[str, Any] = self._call("results", after=after)
+        return page
 
 
 class ResultsClient(_Client):

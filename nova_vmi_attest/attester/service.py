@@ -54,10 +54,7 @@ class AttesterEndpoint:
     @messaging.exposed
     def attest(self, ctxt: Mapping[str, Any], challenge: str) -> None:
         """See :class:`nova_vmi_attest.messaging.AttesterEndpoint`."""
-        try:
-            self._challenges.offer(challenge, int(time.time()))
-        except AttestError as error:
-            LOG.warning("challenge dropped: %s", error)
+        self._challenges.offer(challenge, int(time.time()))
 
 
 class AttesterService:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import datetime
 import hashlib
 import hmac
@@ -20,9 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.serialization import Encoding
 from oslo_log import log
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from nova_vmi_attest.authority import audit, registry
 from nova_vmi_attest.authority.ca import CertificateAuthority
@@ -48,6 +52,8 @@ ENROLMENT_LIFETIME = 60
 _REQUEST = ("host", "ek_certificate", "ek_public", "ak_public")
 _SEALED = ("host", "ek_certificate", "ak_public", "secret_digest")
 _MAX_SEALED = 1 << 16
+# How many certificates a host may have that have not ended: it can make attestation keys without end.
+_MOST_CERTIFICATES = 64
 
 
 class IssuanceError(AttestError):
@@ -196,6 +202,7 @@ class Issuance:
         certificate = self._authority.issue(ak.key, host, digest, self._lifetime, now)
         at = int(now.timestamp())
         with self._database.writer() as session:
+            session.execute(delete(AkCertificate).where(AkCertificate.not_after < at))
             # Again, and in the transaction that issues: the registry may have changed since.
             try:
                 registry.require(session, host, digest)
@@ -205,6 +212,8 @@ class Issuance:
                 pem = ek_certificate.public_bytes(Encoding.PEM).decode()
                 registry.add(session, host, digest, pem, at, "on first use")
                 LOG.warning("unsafe_trust_on_first_use: host %s registered with the EK %s", host, digest)
+            if (standing := self._standing(session, host, ak, at)) is not None:
+                return standing
             session.add(
                 AkCertificate(
                     serial=f"{certificate.serial_number:x}",
@@ -219,6 +228,30 @@ class Issuance:
             audit.record(session, at, "issue", host, audit.ISSUED, detail)
         LOG.info("host %s: certificate issued, %s", host, detail)
         return certificate
+
+    def _standing(self, session: Session, host: str, ak: Public, at: int) -> x509.Certificate | None:
+        """The certificate that this key has for long enough: who asks again, as a host does whose clock is
+        wrong, gets it again.
+
+        :raises IssuanceError: the host has too many.
+        """
+        rows = session.scalars(
+            select(AkCertificate).where(AkCertificate.host_name == host, AkCertificate.revoked_at.is_(None))
+        ).all()
+        life = int(self._lifetime.total_seconds())
+        for row in rows:
+            if row.ak_name == ak.name.hex() and at + life // 2 < row.not_after <= at + life:
+                certificate = x509.load_pem_x509_certificate(row.certificate.encode())
+                # Of this authority's key, which may have been replaced since.
+                with contextlib.suppress(InvalidSignature, ValueError, TypeError):
+                    certificate.verify_directly_issued_by(self._authority.certificate)
+                    return certificate
+        if len(rows) >= _MOST_CERTIFICATES:
+            raise IssuanceError(
+                f"host {host} has {len(rows)} certificates that have not ended",
+                "examine the host; to end them, unregister and register it",
+            )
+        return None
 
     def _refused(self, action: str, host: str, error: AttestError) -> None:
         LOG.warning("host %r: %s refused: %s", host[:255], action, error)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import delete, select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from nova_vmi_attest.authority import audit
@@ -71,9 +71,10 @@ class HostRegistry:
             ) from error
 
     def unregister(self, name: str) -> None:
-        """Forget a host and the certificates issued to it; its name and its EK are free again.
+        """Forget a host and revoke the certificates issued to it; its name and its EK are free again.
 
-        A certificate that is out stays valid until it ends: see ``[authority] certificate_lifetime``.
+        Verifiers that share the database refuse those certificates from now on. For everybody else, such as a
+        tenant with a proof, they are valid until they end: see ``[authority] certificate_lifetime``.
 
         :raises RegistryError: there is no such host.
         """
@@ -81,10 +82,11 @@ class HostRegistry:
             host = session.get(Host, name)
             if host is None:
                 raise RegistryError(f"host {name} is not registered")
-            detail = f"EK {host.ek_digest}"
-            session.execute(delete(AkCertificate).where(AkCertificate.host_name == name))
+            now, detail = int(self._clock()), f"EK {host.ek_digest}"
+            issued = AkCertificate.host_name == name, AkCertificate.revoked_at.is_(None)
+            session.execute(update(AkCertificate).where(*issued).values(revoked_at=now))
             session.delete(host)
-            audit.record(session, int(self._clock()), "unregister", name, audit.DONE, detail)
+            audit.record(session, now, "unregister", name, audit.DONE, detail)
 
     def host(self, name: str) -> RegisteredHost | None:
         """One host, or None."""
@@ -110,6 +112,9 @@ class HostRegistry:
 def require(session: Session, name: str, digest: str) -> None:
     """:meth:`HostRegistry.require` within a transaction."""
     host = session.get(Host, name)
+    if host is not None and host.name != name:
+        # Some databases compare without regard to case; names here are compared letter for letter.
+        raise RegistryError(f"host {name} is not registered, {host.name} is", "write it as Nova does")
     holder = session.scalars(select(Host).where(Host.ek_digest == digest)).one_or_none()
     if holder is not None and holder.name != name:
         raise RegistryError(

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authority as a service: its keys and trusted makers are loaded, then it answers enrolments on the bus.
-
-A refusal travels as an answer, ``{"refused": reason, "remedy": what to do}``, and never as an exception: it
-looks the same over every transport, needs no class that both sides can import, and carries no stack trace.
-"""
+"""The authority as a service: it loads its keys and trusted makers, then answers enrolments on the bus."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import base64
 import binascii
 import datetime
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,6 @@ from nova_vmi_attest import messaging
 from nova_vmi_attest.authority.ca import CertificateAuthority
 from nova_vmi_attest.authority.issuance import Endorsers, Issuance, IssuanceError
 from nova_vmi_attest.db.session import Database
-from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.tpm.credential import SECRET_SIZE
 from nova_vmi_attest.tpm.endorsement import load_trusted
 
@@ -40,26 +35,18 @@ class AuthorityEndpoint:
     @messaging.exposed
     def begin_enrolment(self, ctxt: Mapping[str, Any], request: dict[str, str]) -> dict[str, str]:
         """{enrolment, credential, secret}, or {refused, remedy}."""
-
-        def answer() -> dict[str, str]:
-            offer = self._issuance.begin(request)
-            return {
-                "enrolment": offer.enrolment,
-                "credential": base64.b64encode(offer.credential).decode(),
-                "secret": base64.b64encode(offer.encrypted_secret).decode(),
-            }
-
-        return _answered(answer)
+        offer = self._issuance.begin(request)
+        return {
+            "enrolment": offer.enrolment,
+            "credential": base64.b64encode(offer.credential).decode(),
+            "secret": base64.b64encode(offer.encrypted_secret).decode(),
+        }
 
     @messaging.exposed
     def complete_enrolment(self, ctxt: Mapping[str, Any], enrolment: str, proof: str) -> dict[str, str]:
         """{certificate}, or {refused, remedy}."""
-
-        def answer() -> dict[str, str]:
-            certificate = self._issuance.complete(_text(enrolment), _secret(proof))
-            return {"certificate": certificate.public_bytes(Encoding.PEM).decode()}
-
-        return _answered(answer)
+        certificate = self._issuance.complete(_text(enrolment), _secret(proof))
+        return {"certificate": certificate.public_bytes(Encoding.PEM).decode()}
 
 
 class AuthorityService:
@@ -114,16 +101,6 @@ class AuthorityService:
     def wait(self) -> None:
         """Wait until :meth:`stop` was called."""
         self._stopped.wait()
-
-
-def _answered(answer: Callable[[], dict[str, str]]) -> dict[str, str]:
-    try:
-        return answer()
-    except AttestError as error:
-        return {"refused": error.message, "remedy": error.remedy}
-    except Exception:  # the edge of the service: what failed stays in its own log
-        LOG.exception("enrolment failed unexpectedly")
-        return {"refused": "internal error", "remedy": "see the log of the enrolment authority"}
 
 
 def _text(value: object) -> str:

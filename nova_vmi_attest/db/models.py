@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Index, Integer, LargeBinary, String, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -55,12 +55,15 @@ class Host(Base):
 
 
 class AkCertificate(Base):
-    """An attestation key certificate that the authority issued; ``serial`` is its serial number in hex."""
+    """An attestation key certificate that the authority issued; ``serial`` is its serial number in hex.
+
+    ``revoked_at`` is set when the host is unregistered; the row stays, so that verifiers know.
+    """
 
     __tablename__ = "ak_certificates"
 
     serial: Mapped[str] = mapped_column(String(40), primary_key=True)
-    host_name: Mapped[str] = mapped_column(ForeignKey("hosts.name"), index=True)
+    host_name: Mapped[str] = mapped_column(String(255), index=True)
     ak_name: Mapped[str] = mapped_column(String(136))
     certificate: Mapped[str] = mapped_column(Text())
     not_before: Mapped[int] = mapped_column(BigInteger())
@@ -147,12 +150,12 @@ class ResultRow(Base):
 
 
 class GuestResultRow(Base):
-    """The newest verdict on a guest, by the host that showed it last. ``reasons`` is JSON for people."""
+    """The newest verdict on a guest by one host that shows it. ``reasons`` is JSON for people."""
 
     __tablename__ = "guest_results"
 
     guest: Mapped[str] = mapped_column(String(36), primary_key=True)
-    host: Mapped[str] = mapped_column(String(255), index=True)
+    host: Mapped[str] = mapped_column(String(255), primary_key=True, index=True)
     verdict: Mapped[str] = mapped_column(String(16))
     reasons: Mapped[str] = mapped_column(Text(TOKEN_BYTES))
     sequence: Mapped[int] = mapped_column(BigInteger())

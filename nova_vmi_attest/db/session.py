@@ -38,6 +38,10 @@ class DuplicateError(DatabaseError):
     """A row with that key exists."""
 
 
+class BusyError(DatabaseError):
+    """Another transaction was in the way, and this one was rolled back: trying again is all it takes."""
+
+
 @enginefacade.transaction_context_provider
 class _Context:
     """What oslo.db hangs a transaction on."""
@@ -68,6 +72,7 @@ class Database:
         """A session that commits at its end, or rolls back when the block raises.
 
         :raises DuplicateError: for a key that exists.
+        :raises BusyError: for a deadlock, or a lock that another one held for too long.
         :raises DatabaseError: when the database refuses.
         """
         with _translated(), self._manager.writer.using(_Context()) as session:
@@ -146,9 +151,15 @@ def _translated() -> Iterator[None]:
     except db_exc.DBNonExistentTable as error:
         raise DatabaseError(f"a table is missing: {_first_line(error)}", _UPGRADE) from error
     except (db_exc.DBError, sqlalchemy.exc.SQLAlchemyError) as error:
+        if isinstance(error, db_exc.DBDeadlock) or "database is locked" in str(error):
+            raise BusyError(f"the database is busy: {_first_line(error)}", "try again") from error
         raise DatabaseError(
             f"the database refused: {_first_line(error)}",
             "check [database] connection and that the server runs",
+        ) from error
+    except ImportError as error:
+        raise DatabaseError(
+            f"the driver that [database] connection names is not installed: {error}", "install it"
         ) from error
     except alembic.util.CommandError as error:
         raise DatabaseError(

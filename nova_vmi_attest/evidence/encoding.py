@@ -26,6 +26,8 @@ from nova_vmi_attest.errors import AttestError
 
 MAX_INTEGER = (1 << 53) - 1
 MAX_DEPTH = 32
+# How many arrays, objects and further members are read: what takes two bytes here takes a hundred in memory.
+MAX_ITEMS = 1 << 22
 DIGEST_SIZE = 32
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"0x(0|[1-9a-f][0-9a-f]{0,15})")
@@ -70,6 +72,8 @@ def parse(data: bytes, limit: int) -> dict[str, Any]:
     """
     if len(data) > limit:
         raise EncodingError(f"{len(data)} bytes where at most {limit} are accepted")
+    if sum(map(data.count, (b"[", b"{", b","))) > MAX_ITEMS:
+        raise EncodingError(f"more than {MAX_ITEMS} values")
     try:
         value = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -19,6 +19,7 @@ from oslo_log import log
 
 from nova_vmi_attest import messaging
 from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence.challenge import MAX_HOST
 from nova_vmi_attest.relying.trust import TrustCache
 
 LOG = log.getLogger(__name__)
@@ -26,6 +27,10 @@ LOG = log.getLogger(__name__)
 # Seconds of silence after which results may have been missed; seconds between two attempts to ask for them.
 _SILENCE = 120.0
 _RETRY = 5.0
+
+
+class PageError(AttestError):
+    """What claims to be a verifier's answer is none."""
 
 
 class ResultListener:
@@ -73,7 +78,7 @@ class ResultListener:
                     server.start()
                 if not self._filled or time.monotonic() - self._heard > self._silence:
                     self._fill()
-            except oslo_messaging.MessagingException as error:
+            except (AttestError, oslo_messaging.MessagingException) as error:
                 LOG.warning("no verifier could be asked for results: %s", error)
             except Exception:
                 LOG.exception("listening for results failed unexpectedly")
@@ -83,15 +88,35 @@ class ResultListener:
             server.wait()
 
     def _fill(self) -> None:
-        tokens = self._verifiers.results()
+        """Ask for all results, page by page. Anybody on the bus may be the one who answers."""
+        after, seen, new = "", 0, 0
+        while not self._stopped.is_set():
+            page = self._verifiers.results(after)
+            tokens, following = _page(page)
+            seen += len(tokens)
+            new += sum(self._ingest(token) for token in tokens)
+            if following <= after:
+                break
+            after = following
         self._heard, self._filled = time.monotonic(), True
-        new = sum(self._ingest(token) for token in tokens)
-        LOG.info("the verifiers hold %d valid results, %d of them new here", len(tokens), new)
+        LOG.info("the verifiers hold %d valid results, %d of them new here", seen, new)
 
     def _ingest(self, token: str) -> bool:
         try:
-            self._heard = time.monotonic()
-            return self._cache.ingest(token, time.time())
+            new = self._cache.ingest(token, time.time())
         except AttestError as error:
             LOG.warning("result dropped: %s", error)
             return False
+        if new:
+            # Neither forged nor repeated results may keep us from asking for what we missed.
+            self._heard = time.monotonic()
+        return new
+
+
+def _page(answer: object) -> tuple[list[str], str]:
+    """The results in an answer, and the name after which the next page begins; empty at the end."""
+    if isinstance(answer, Mapping):
+        tokens, following = answer.get("results"), answer.get("next")
+        if isinstance(tokens, list) and isinstance(following, str) and len(following) <= MAX_HOST:
+            return tokens, following
+    raise PageError("the answer of a verifier is malformed")

@@ -14,16 +14,20 @@ from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
+from nova_vmi_attest.evidence.challenge import CLOCK_SKEW
 from nova_vmi_attest.evidence.result import AttestationResult, Reason, Verdict, verify_result
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """A verdict as it stands at a moment. ``expires`` is in seconds since 1970, 0 for what was never seen."""
+    """A verdict as it stands at a moment. Times are seconds since 1970; ``expires`` is 0 for what was never
+    seen.
+    """
 
     verdict: Verdict
     reasons: tuple[Reason, ...] = ()
     expires: int = 0
+    issued: int = 0
 
     @property
     def seen(self) -> bool:
@@ -75,7 +79,7 @@ class TrustCache:
             if known is not None and not _is_newer(result, known, now):
                 return False
             self._results[name] = result
-            self._hosts[name] = Trust(result.host.verdict, result.host.reasons, result.expires)
+            self._hosts[name] = Trust(result.host.verdict, result.host.reasons, result.expires, result.issued)
             self._place(name, result, known)
             return True
 
@@ -89,14 +93,17 @@ class TrustCache:
         seen = self._guests.get(guest)
         if seen is None:
             return _NEVER_SEEN
-        valid = [trust for trust in seen.values() if trust.expires > now]
+        valid = [trust for trust in seen.values() if _holds(trust, now)]
         if not valid:
             return _at(max(seen.values(), key=lambda trust: trust.expires), now)
         return min(valid, key=lambda trust: _WORST_FIRST.index(trust.verdict))
 
     def _place(self, name: str, result: AttestationResult, known: AttestationResult | None) -> None:
         """Bring the guests up to date that this host shows, and those that it showed until now."""
-        shown = {guest.guest: Trust(guest.verdict, guest.reasons, result.expires) for guest in result.guests}
+        shown = {
+            guest.guest: Trust(guest.verdict, guest.reasons, result.expires, result.issued)
+            for guest in result.guests
+        }
         gone = {guest.guest for guest in known.guests} - shown.keys() if known else set()
         for guest, trust in shown.items():
             self._guests[guest] = {**self._guests.get(guest, {}), name: trust}
@@ -110,12 +117,18 @@ class TrustCache:
 
 def _is_newer(result: AttestationResult, known: AttestationResult, now: float) -> bool:
     """Both number and time go forward; a verifier that lost its database numbers anew once all has
-    expired.
+    expired. What was issued in the future, by clocks that were wrong then, must not stand in the way.
     """
+    if known.issued > now + CLOCK_SKEW:
+        return True
     if known.expires <= now:
         return result.issued > known.issued
     return result.sequence > known.sequence and result.issued >= known.issued
 
 
+def _holds(trust: Trust, now: float) -> bool:
+    return trust.issued - CLOCK_SKEW <= now < trust.expires
+
+
 def _at(trust: Trust, now: float) -> Trust:
-    return trust if trust.expires > now else replace(trust, verdict=Verdict.STALE)
+    return trust if _holds(trust, now) else replace(trust, verdict=Verdict.STALE)

@@ -63,6 +63,9 @@ class Tpm:
     :param tcti: as tpm2-tss writes it, for instance ``device:/dev/tpmrm0`` or
         ``swtpm:host=127.0.0.1,port=2321``.
 
+    A connection that was lost, because the TPM or the process that emulates it was restarted, is made anew by
+    the next command; the command that met the loss fails, and it is unknown whether it took place.
+
     Every method raises :class:`TpmError`. What the TPM says of its state (PCRs, counters) is not
     authenticated here; only a verified quote is.
     """
@@ -70,25 +73,26 @@ class Tpm:
     def __init__(self, tcti: str) -> None:
         self._tcti = tcti
         self._lock = threading.RLock()
+        self._is_open = False
         self._esys: Any = None
         self._session: Any = None
         self._ak: Any = None
+        self._ak_handle: int | None = None
 
     def __enter__(self) -> Self:
         sessions.quiet_library()
         with self._lock, translated(f"open the TPM at {self._tcti}"):
             self._esys = ESAPI(self._tcti)
+            self._is_open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            self._drop_session()
-            if self._esys is not None:
-                self._esys.close()
-                self._esys = None
-            self._ak = None
+            self._is_open = False
+            self._disconnect()
+            self._ak_handle = None
 
     def ek_certificate(self) -> bytes:
         """The EK certificate from NV, DER, padding removed. Its chain is not checked."""
@@ -116,15 +120,15 @@ class Tpm:
                 self._in_session(
                     sessions.ENCRYPTED, lambda session: keys.create_ak(self._esys, session, handle)
                 )
-            self._ak = None
+            self._ak, self._ak_handle = None, None
             ak = self._esys.tr_from_tpmpublic(handle)
             public, name, qualified = self._esys.read_public(ak)
             keys.check_ak(self._esys, handle, public, bytes(name), bytes(qualified))
-            self._ak = ak
+            self._ak, self._ak_handle = ak, handle
             try:
                 self._quote((0,), b"")
             except TSS2_Exception as error:
-                self._ak = None
+                self._ak, self._ak_handle = None, None
                 if not error.fmt1:
                     # A warning of the TPM or a fault on the way to it says nothing about the key.
                     raise
@@ -237,10 +241,17 @@ class Tpm:
     @contextlib.contextmanager
     def _command(self, action: str) -> Iterator[None]:
         with self._lock:
-            if self._esys is None:
+            if not self._is_open:
                 raise TpmError(f"cannot {action}: the TPM is not open")
             with translated(action):
-                yield
+                if self._esys is None:
+                    self._esys = ESAPI(self._tcti)
+                try:
+                    yield
+                except TSS2_Exception as error:
+                    if sessions.connection_lost(error):
+                        self._disconnect()
+                    raise
 
     def _in_session(self, attributes: int, run: Callable[[Any], T]) -> T:
         """Run one command in the salted session, once more when the TPM says that the session was lost."""
@@ -258,6 +269,13 @@ class Tpm:
                     raise
         raise AssertionError("unreachable")
 
+    def _disconnect(self) -> None:
+        self._drop_session()
+        self._ak = None
+        if self._esys is not None:
+            self._esys.close()
+            self._esys = None
+
     def _drop_session(self) -> None:
         if self._session is not None and self._esys is not None:
             sessions.flush(self._esys, self._session)
@@ -273,7 +291,10 @@ class Tpm:
 
     def _loaded_ak(self) -> Any:
         if self._ak is None:
-            raise TpmError("the attestation key was not provisioned yet")
+            if self._ak_handle is None:
+                raise TpmError("the attestation key was not provisioned yet")
+            # It was checked before the connection was lost; another key there convinces no verifier.
+            self._ak = self._esys.tr_from_tpmpublic(self._ak_handle)
         return self._ak
 
     def _quote(self, pcrs: Iterable[int], qualifying_data: bytes) -> tuple[bytes, bytes]:

@@ -95,6 +95,11 @@ def session_lost(error: Any) -> bool:
     return (code & 0xFFFF) in _REFERENCE_SESSION or bool(error.fmt1 and error.session)
 
 
+def connection_lost(error: Any) -> bool:
+    """Whether the way to the TPM is gone, and not just a command refused."""
+    return int(error.rc) & _LAYER == _TCTI_LAYER
+
+
 def _remedy(error: Any) -> str:
     code = int(error.rc)
     if code & _LAYER == _TCTI_LAYER:

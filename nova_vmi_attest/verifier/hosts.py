@@ -116,13 +116,26 @@ class Hosts:
         state, known = self.state(name).state, self.get(name)
         return state.recnum + 1 if state and known and known.tpm == state.tpm else 0
 
+    def revoked(self, name: str, now: int) -> frozenset[int]:
+        """Serial numbers of the host's certificates that were withdrawn and have not ended by themselves.
+
+        Known here only where the enrolment authority uses the same database.
+        """
+        row = models.AkCertificate
+        withdrawn = row.host_name == name, row.revoked_at.is_not(None), row.not_after >= now
+        with self._database.reader() as session:
+            return frozenset(
+                int(serial, 16) for serial in session.scalars(select(row.serial).where(*withdrawn))
+            )
+
     def forget(self, name: str) -> bool:
         """Drop a host with its state, for a host that is gone or whose log was lost; false when unknown.
 
         Protection against its older evidence then rests on challenges alone until it answers again.
         """
         with self._database.writer() as session:
-            session.execute(delete(models.ChallengeRow).where(models.ChallengeRow.host == name))
+            for row in (models.ChallengeRow, models.GuestResultRow, models.BatchRow):
+                session.execute(delete(row).where(row.host == name))
             gone = affected(session, delete(models.HostState).where(models.HostState.host == name))
             gone += affected(session, delete(models.KnownHost).where(models.KnownHost.name == name))
             return bool(gone)

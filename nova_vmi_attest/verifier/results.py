@@ -13,11 +13,12 @@ import uuid
 from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from nova_vmi_attest.db import models
 from nova_vmi_attest.db.session import Database
+from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence.result import (
     AttestationResult,
     GuestResult,
@@ -32,6 +33,13 @@ from nova_vmi_attest.verifier.appraisal import Appraisal
 _DAY = 86400
 # What is left of the reasons when the result of a host with very many bad guests would be too large to send.
 _FEW_REASONS = 2
+# How many results, and bytes of them, travel in one message; one result may be larger.
+_PAGE_ROWS = 256
+_PAGE_BYTES = 4 << 20
+
+
+class PageRequestError(AttestError):
+    """Results were asked for in a way that makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,9 @@ class StoredResult:
 
 @dataclass(frozen=True, slots=True)
 class StoredGuest:
-    """The newest verdict on a guest, by the host that showed it last."""
+    """The newest verdict on a guest by one host. Two hosts may show one guest: during a migration, or because
+    one of them shows a decoy.
+    """
 
     guest: uuid.UUID
     host: str
@@ -98,16 +108,35 @@ class ResultReader:
             rows = session.scalars(select(models.ResultRow).order_by(models.ResultRow.host))
             return tuple(_stored(row) for row in rows)
 
-    def valid_tokens(self, now: int) -> list[str]:
-        """The signed results that have not expired."""
+    def valid_tokens(self, after: str, now: int) -> tuple[list[str], str]:
+        """The signed results that have not expired of the hosts whose names follow ``after``.
+
+        They are as many as one message may hold; the second value is where to go on, empty at the end.
+
+        :raises PageRequestError: ``after`` is no text.
+        """
+        if not isinstance(after, str):
+            raise PageRequestError("the name to begin after is no text")
+        row = models.ResultRow
+        wanted = row.host > after, row.expires > now
+        sizes = select(row.host, func.length(row.token)).where(*wanted).order_by(row.host).limit(_PAGE_ROWS)
         with self._database.reader() as session:
-            return list(session.scalars(select(models.ResultRow.token).where(models.ResultRow.expires > now)))
+            names: list[str] = []
+            total = 0
+            for host, size in session.execute(sizes):
+                total += size
+                if names and total > _PAGE_BYTES:
+                    break
+                names.append(host)
+            tokens = select(row.token).where(row.host.in_(names)).order_by(row.host)
+            return list(session.scalars(tokens)), names[-1] if names else ""
 
     def guests(self, host: str | None = None) -> tuple[StoredGuest, ...]:
-        """The newest verdict on every guest, or on those of one host."""
-        statement = select(models.GuestResultRow).order_by(models.GuestResultRow.guest)
+        """The newest verdicts on every guest, or on those of one host."""
+        row = models.GuestResultRow
+        statement = select(row).order_by(row.guest, row.host)
         if host is not None:
-            statement = statement.where(models.GuestResultRow.host == host)
+            statement = statement.where(row.host == host)
         with self._database.reader() as session:
             return tuple(_stored_guest(row) for row in session.scalars(statement))
 
@@ -122,8 +151,10 @@ class ResultReader:
     def batch_of(self, guest: uuid.UUID) -> StoredBatch | None:
         """The newest accepted batch of the host that showed the guest last."""
         with self._database.reader() as session:
-            row = session.get(models.GuestResultRow, str(guest))
-            batch = session.get(models.BatchRow, row.host) if row else None
+            row = models.GuestResultRow
+            newest = select(row.host).where(row.guest == str(guest)).order_by(row.issued.desc()).limit(1)
+            host = session.scalar(newest)
+            batch = session.get(models.BatchRow, host) if host else None
             return StoredBatch(batch.batch, bytes.fromhex(batch.pcr_before)) if batch else None
 
 
@@ -185,18 +216,14 @@ class Results(ResultReader):
             return sign_result(replace(result, guests=few), self._key, self._audience)
 
     def _record_guests(self, session: Session, result: AttestationResult) -> None:
-        """The guests of this result are on this host now; others that were on it are on no host we know."""
+        """The guests of this result are on this host now, and no others. What another host says of them
+        stays: a host must not replace the verdict on a guest that is elsewhere.
+        """
         host = result.host.host
-        names = [str(guest.guest) for guest in result.guests]
-        known = {
-            row.guest: row
-            for row in session.scalars(
-                select(models.GuestResultRow).where(
-                    (models.GuestResultRow.host == host) | models.GuestResultRow.guest.in_(names)
-                )
-            )
-        }
-        for name in known.keys() - set(names):
+        names = {str(guest.guest) for guest in result.guests}
+        rows = session.scalars(select(models.GuestResultRow).where(models.GuestResultRow.host == host))
+        known = {row.guest: row for row in rows}
+        for name in known.keys() - names:
             session.delete(known[name])
         for guest in result.guests:
             name = str(guest.guest)
@@ -205,9 +232,9 @@ class Results(ResultReader):
             if previous is not guest.verdict:
                 session.add(_change(result.issued, "guest", name, host, previous, guest))
             if row is None:
-                row = models.GuestResultRow(guest=name)
+                row = models.GuestResultRow(guest=name, host=host)
                 session.add(row)
-            row.host, row.verdict, row.reasons = host, guest.verdict.value, _encode(guest.reasons)
+            row.verdict, row.reasons = guest.verdict.value, _encode(guest.reasons)
             row.sequence, row.issued, row.expires = result.sequence, result.issued, result.expires
 
 

@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from oslo_log import log
 
 from nova_vmi_attest import messaging
 from nova_vmi_attest.db import models
-from nova_vmi_attest.db.session import Database, DuplicateError
+from nova_vmi_attest.db.session import BusyError, Database, DuplicateError
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence.batch import MAX_BATCH_BYTES, Batch
 from nova_vmi_attest.evidence.result import Verdict
@@ -40,8 +41,15 @@ LOG = log.getLogger(__name__)
 
 _MAX_CERTIFICATE = 1 << 16
 
-# How often a batch is appraised again because another verifier moved the host's state meanwhile.
-_ATTEMPTS = 3
+# How often a batch is appraised when another verifier moves the host's state meanwhile, or the database is
+# busy, and the seconds in between: a batch that is given up is a round that is lost.
+_ATTEMPTS = 5
+_PAUSE = 0.2
+
+_RENEW = "if it was registered again, remove ak.pem from its [agent] state_path and restart its agent"
+
+# How many batches are decoded at once.
+_DECODERS = 2
 
 # Gives the guests that must be on a host, or None when that is not known.
 Placement = Callable[[str], frozenset[UUID] | None]
@@ -83,6 +91,8 @@ class Rounds:
         self._results = results
         self._placement = placement
         self._changed = threading.Condition()
+        # Anybody on the bus can send much that is no evidence: it takes memory before it is found out.
+        self._decoding = threading.BoundedSemaphore(_DECODERS)
 
     def announce(self, host: str, certificate: str, now: int) -> None:
         """Remember a host whose certificate is good, and challenge it when it is new.
@@ -96,6 +106,8 @@ class Rounds:
         except ValueError as error:
             raise EvidenceError(f"the certificate cannot be read: {error}") from error
         named = verify_ak_certificate(der, self._authorities, host, now)
+        if named.serial in self._hosts.revoked(host, now):
+            raise EvidenceError(f"the operator withdrew the registration of host {host}", _RENEW)
         if self._hosts.remember(host, named.ek_digest, certificate, now):
             LOG.info("host %s announced itself (TPM %s)", host, named.ek_digest[:16])
             self.challenge(host, now)
@@ -131,17 +143,19 @@ class Rounds:
         :raises AttestError: when it is malformed, answers nothing, or nothing can be stored.
         """
         data = _decode(encoded)
-        batch = Batch.decode(data)
-        for _ in range(_ATTEMPTS):
+        with self._decoding:
+            batch = Batch.decode(data)
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 token = self._appraise_and_store(batch, data, now)
-            except (StateConflictError, DuplicateError) as error:
+                break
+            except (StateConflictError, DuplicateError, BusyError) as error:
+                if attempt == _ATTEMPTS:
+                    raise
                 LOG.debug("host %s: appraising once more: %s", batch.host, error)
-                continue
-            if token:
-                self._publish(batch.host, token)
-            return
-        raise EvidenceError(f"the state of host {batch.host} moved {_ATTEMPTS} times during appraisal")
+                time.sleep(_PAUSE * attempt)
+        if token:
+            self._publish(batch.host, token)
 
     def wait_for_change(self, seconds: float) -> None:
         """Wait until this process has stored a result, or the time is over."""
@@ -153,7 +167,8 @@ class Rounds:
         read = self._hosts.state(batch.host)
         nonces = self._challenges.open_nonces(batch.host, now)
         placed = self._placement(batch.host) if self._placement else None
-        question = Question(batch.host, self._thumbprint, nonces, now, read.state, placed)
+        revoked = self._hosts.revoked(batch.host, now)
+        question = Question(batch.host, self._thumbprint, nonces, now, read.state, placed, revoked)
         kernels = (item.measurement.integrity.kernel for item in batch.guests)
         references = self._references.approved({kernel.reference for kernel in kernels if kernel})
         appraisal = appraise(batch, question, self._authorities, self._policy, references)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from nova_vmi_attest import conf as configuration
 from nova_vmi_attest.cmd.manage import ca, db, hosts, keys, proof, references, results, tpm
-from nova_vmi_attest.cmd.manage.context import Context
+from nova_vmi_attest.cmd.manage.context import CommandError, Context
 from nova_vmi_attest.errors import AttestError
 
 PROGRAM = "nova-vmi-attest-manage"
@@ -21,8 +21,10 @@ _NOUNS = (db, keys, ca, references, tpm, hosts, results, proof)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit status is 0, 1 for an error that is explained, 2 for wrong usage."""
-    args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    args = _parser().parse_args(arguments)
     try:
+        _check_text(arguments)
         options = [f"--config-file={name}" for name in args.config_file]
         conf = configuration.load(options, PROGRAM)
         args.run(args, Context(conf, args.json))
@@ -30,6 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """No name, path or number here is anything but Unicode text, and no database takes anything else."""
+    for argument in arguments:
+        if "\0" in argument or not argument.isprintable() or not _encodable(argument):
+            raise CommandError(f"the argument {argument!a} is not printable text")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from oslo_config import cfg
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.errors import AttestError
@@ -110,7 +111,8 @@ def moment(seconds: int | None) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Text:
+    """Text that is shown as it is: names come from guests, and might hold what rich takes for markup."""
     if isinstance(value, (list, tuple)):
-        return "\n".join(str(item) for item in value) or "-"
-    return "-" if value is None or value == "" else str(value)
+        value = "\n".join(str(item) for item in value)
+    return Text("-" if value is None or value == "" else str(value))

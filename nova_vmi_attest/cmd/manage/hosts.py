@@ -31,7 +31,7 @@ def add_parser(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     register.set_defaults(run=_register)
     for verb, run, text in (
-        ("unregister", _unregister, "withdraw a host's TPM; its certificate ends by itself"),
+        ("unregister", _unregister, "withdraw a host's TPM and its certificate"),
         ("show", _show, "show one host"),
         ("forget", _forget, "drop the verifiers' state of a host that is gone or lost its log"),
     ):
@@ -52,8 +52,14 @@ def _register(args: argparse.Namespace, context: Context) -> None:
 
 
 def _unregister(args: argparse.Namespace, context: Context) -> None:
-    HostRegistry(context.database()).unregister(args.name)
-    context.done(f"host {args.name} can no longer enrol", name=args.name)
+    database = context.database()
+    HostRegistry(database).unregister(args.name)
+    Hosts(database).forget(args.name)
+    context.done(
+        f"host {args.name} can no longer enrol, and verifiers refuse its certificate; its results "
+        "end by themselves",
+        name=args.name,
+    )
 
 
 def _forget(args: argparse.Namespace, context: Context) -> None:

@@ -26,7 +26,7 @@ def add_parser(nouns: Nouns, common: argparse.ArgumentParser) -> None:
         "history", parents=[common], help="show how verdicts changed, the newest first"
     )
     history.add_argument("subject", nargs="?", help="host name or guest UUID; everything without it")
-    history.add_argument("--limit", type=int, default=50)
+    history.add_argument("--limit", type=int, default=50, help="how many changes; 1 to 100000")
     history.set_defaults(run=_history)
 
 
@@ -43,14 +43,21 @@ def _show(args: argparse.Namespace, context: Context) -> None:
     reader = ResultReader(context.database())
     found: StoredResult | StoredGuest | None = reader.newest(args.subject)
     if found is None:
-        found = next((item for item in reader.guests() if str(item.guest) == args.subject.lower()), None)
+        shown = [item for item in reader.guests() if str(item.guest) == args.subject.lower()]
+        found = min(shown, key=_gravity, default=None)
     if found is None:
         raise CommandError(f"there is no result of {args.subject}", "see 'result list'")
     context.record(_row(context, found))
 
 
+def _gravity(item: StoredGuest) -> tuple[bool, int]:
+    """Where several hosts show a guest, the worst valid verdict counts, as for the scheduler."""
+    order = (Verdict.UNTRUSTED, Verdict.UNKNOWN, Verdict.TRUSTED)
+    return item.expires <= time.time(), order.index(item.verdict)
+
+
 def _history(args: argparse.Namespace, context: Context) -> None:
-    changes = ResultReader(context.database()).history(args.subject, max(1, args.limit))
+    changes = ResultReader(context.database()).history(args.subject, min(max(1, args.limit), 100_000))
     rows = [_change(context, change) for change in changes]
     context.table(("at", "kind", "subject", "previous", "verdict", "reasons"), _shortened(context, rows))
 

@@ -59,7 +59,7 @@ def test_a_fault_inside_shows_nothing_of_itself() -> None:
     endpoint = AuthorityEndpoint(None)  # type: ignore[arg-type]
     assert endpoint.begin_enrolment({}, {}) == {
         "refused": "internal error",
-        "remedy": "see the log of the enrolment authority",
+        "remedy": "see the log of the service that was called",
     }
 
 

@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from nova_vmi_attest.db import models
-from nova_vmi_attest.db.session import Database, DatabaseError, DuplicateError, head_revision
+from nova_vmi_attest.db.session import BusyError, Database, DatabaseError, DuplicateError, head_revision
 
 
 @pytest.fixture
@@ -79,12 +79,20 @@ def test_a_key_is_taken_once(database: Database) -> None:
         session.add(host("two", "aa"))
 
 
-def test_certificates_belong_to_registered_hosts(database: Database) -> None:
-    row = models.AkCertificate(
-        serial="1", host_name="nobody", ak_name="00", certificate="pem", not_before=1, not_after=2
-    )
-    with pytest.raises(DatabaseError), database.writer() as session:
-        session.add(row)
+def test_a_lock_that_somebody_holds_for_too_long_is_told_from_other_faults(
+    database: Database, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nova_vmi_attest.db.session._SQLITE_WAIT_MS", 10)
+    impatient = Database(url)
+    with database.writer(), pytest.raises(BusyError, match="busy"), impatient.writer():
+        raise AssertionError("two writers at once")
+    with impatient.writer() as session:
+        session.add(host("one", "aa"))
+
+
+def test_a_driver_that_is_not_installed_is_named() -> None:
+    with pytest.raises(DatabaseError, match="driver"):
+        Database("oracle+oracledb://user@nowhere/none").check()
 
 
 def test_missing_table_and_unusable_file_are_named(url: str) -> None:

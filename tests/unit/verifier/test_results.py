@@ -12,7 +12,7 @@ from nova_vmi_attest.db import models
 from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.evidence.result import GuestResult, HostResult, Reason, Verdict, verify_result
 from nova_vmi_attest.verifier.appraisal import Appraisal
-from nova_vmi_attest.verifier.results import Results
+from nova_vmi_attest.verifier.results import PageRequestError, Results
 
 NOW = 1_000_000
 KEY = examples.key("verifier")
@@ -60,7 +60,25 @@ def test_results_are_signed_and_numbered_per_host(results: Results, database: Da
 def test_only_valid_results_are_handed_out(results: Results, database: Database) -> None:
     record(results, database, {}, now=NOW - 1000)
     token = record(results, database, {}, host="other")
-    assert results.valid_tokens(NOW) == [token]
+    assert results.valid_tokens("", NOW) == ([token], "other")
+    assert results.valid_tokens("other", NOW) == ([], "")
+    for nonsense in (None, 7, ["h"], {}):
+        with pytest.raises(PageRequestError):
+            results.valid_tokens(nonsense, NOW)  # type: ignore[arg-type]
+
+
+def test_results_are_handed_out_in_pieces_that_a_message_may_hold(
+    results: Results, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [record(results, database, {}, host=f"host-{number}") for number in range(5)]
+    monkeypatch.setattr("nova_vmi_attest.verifier.results._PAGE_BYTES", 2 * len(tokens[0]))
+    after, pages = "", []
+    while (page := results.valid_tokens(after, NOW))[1]:
+        after = page[1]
+        pages.append(page[0])
+    assert pages == [tokens[0:2], tokens[2:4], tokens[4:]]
+    monkeypatch.setattr("nova_vmi_attest.verifier.results._PAGE_BYTES", 1)
+    assert results.valid_tokens("", NOW) == (tokens[:1], "host-0")
 
 
 def test_guests_follow_the_newest_result(results: Results, database: Database) -> None:
@@ -69,12 +87,22 @@ def test_guests_follow_the_newest_result(results: Results, database: Database) -
         (ONE, Verdict.TRUSTED, ()),
         (TWO, Verdict.UNTRUSTED, (BAD,)),
     ]
-    record(results, database, {TWO: Verdict.TRUSTED}, host="other")
     record(results, database, {ONE: Verdict.TRUSTED})
-    assert [(item.guest, item.host) for item in results.guests()] == [(ONE, "h"), (TWO, "other")]
-    assert [item.guest for item in results.guests("other")] == [TWO]
+    assert [item.guest for item in results.guests()] == [ONE]
     record(results, database, {})
-    assert [item.guest for item in results.guests()] == [TWO]
+    assert results.guests() == ()
+
+
+def test_a_decoy_on_another_host_does_not_replace_a_verdict(results: Results, database: Database) -> None:
+    record(results, database, {ONE: Verdict.UNTRUSTED})
+    record(results, database, {ONE: Verdict.TRUSTED}, host="decoy")
+    assert [(item.host, item.verdict) for item in results.guests()] == [
+        ("decoy", Verdict.TRUSTED),
+        ("h", Verdict.UNTRUSTED),
+    ]
+    assert [item.guest for item in results.guests("decoy")] == [ONE]
+    record(results, database, {}, host="decoy")
+    assert [item.host for item in results.guests()] == ["h"]
 
 
 def test_changes_of_verdicts_are_history(results: Results, database: Database) -> None:

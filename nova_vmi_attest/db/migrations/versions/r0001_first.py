@@ -32,7 +32,7 @@ def _authority() -> None:
     op.create_table(
         "ak_certificates",
         sa.Column("serial", sa.String(40), primary_key=True),
-        sa.Column("host_name", sa.String(255), sa.ForeignKey("hosts.name"), nullable=False, index=True),
+        sa.Column("host_name", sa.String(255), nullable=False, index=True),
         sa.Column("ak_name", sa.String(136), nullable=False),
         sa.Column("certificate", sa.Text(), nullable=False),
         sa.Column("not_before", sa.BigInteger(), nullable=False),
@@ -98,7 +98,7 @@ def _results() -> None:
     op.create_table(
         "guest_results",
         sa.Column("guest", sa.String(36), primary_key=True),
-        sa.Column("host", sa.String(255), nullable=False, index=True),
+        sa.Column("host", sa.String(255), primary_key=True, index=True),
         sa.Column("verdict", sa.String(16), nullable=False),
         sa.Column("reasons", _TOKEN, nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
