@@ -59,12 +59,18 @@ class Build:
 
     def __init__(self, vmlinux: Vmlinux) -> None:
         self.vmlinux = vmlinux
+        self._spans: dict[tuple[str, str], Span | None] = {}
 
     def span(self, names: tuple[str, str]) -> Span | None:
         """The bytes between two symbols of the linker script; None when the build has none.
 
         :raises BuildError: they are not inside the image.
         """
+        if names not in self._spans:
+            self._spans[names] = self._between(names)
+        return self._spans[names]
+
+    def _between(self, names: tuple[str, str]) -> Span | None:
         first, last = (self.vmlinux.symbols.get(name) for name in names)
         if first is None or last is None:
             return None

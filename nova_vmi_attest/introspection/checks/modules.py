@@ -11,6 +11,7 @@ data is NOT checked.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -216,7 +217,8 @@ def work_out(context: CheckContext, module: LiveModule, reference: ModuleObject)
         and symbol.section < len(reference.sections)
         and (section := reference.sections[symbol.section].name) in addresses
     )
-    return ModuleText(module, replayed, parts, functions)
+    # The parts hold its bytes: they are not kept twice.
+    return ModuleText(module, replace(replayed, sections=()), parts, functions)
 
 
 def _addresses(context: CheckContext, module: LiveModule, reference: ModuleObject) -> dict[str, int]:

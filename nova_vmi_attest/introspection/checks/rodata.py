@@ -36,6 +36,8 @@ from nova_vmi_attest.introspection.memory.base import Bytes
 from nova_vmi_attest.introspection.paging import Leaves
 
 POINTER_LIMIT = 64
+FAR = np.uint64(1 << 30)  # mappings further apart than this are told apart first, into so many regions
+REGION_LIMIT = 8
 
 
 class ReadOnlyData(Check):
@@ -170,7 +172,12 @@ def _within(values: NDArray[np.uint64], pages: Leaves, among: NDArray[np.bool_])
     """Which of the chosen values are addresses in one of the mappings, ascending."""
     if not len(pages.va):
         return np.zeros(0, np.int64)
-    last = pages.va[-1] + (pages.size[-1] - np.uint64(1))
-    some = np.flatnonzero(among & (values >= pages.va[0]) & (values <= last))
+    last = pages.va + (pages.size - np.uint64(1))
+    # Few values lie near any mapping: only those are looked up.
+    cuts = np.flatnonzero(pages.va[1:] - last[:-1] > FAR)[:REGION_LIMIT]
+    near = np.zeros(len(values), np.bool_)
+    for first, end in zip([0, *(cuts + 1).tolist()], [*cuts.tolist(), len(last) - 1], strict=True):
+        near |= values - pages.va[first] <= last[end] - pages.va[first]
+    some = np.flatnonzero(near & among)
     which = np.searchsorted(pages.va, values[some], side="right") - 1
-    return some[values[some] - pages.va[which] < pages.size[which]]
+    return some[values[some] <= last[which]]

@@ -36,3 +36,25 @@ def test_what_is_not_mapped_is_a_fault() -> None:
     fakes.map_page(memory, NEAR, 0x80000)
     with pytest.raises(GuestFault):
         Gather([NEAR, NEAR + PAGE], 8).read(fakes.guest(memory, fakes.kernel({})))
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_a_hole_between_values_does_not_matter(width: int) -> None:
+    memory = FakeMemory(1 << 20)
+    fakes.map_page(memory, NEAR, 0x80000)
+    fakes.map_page(memory, NEAR + 2 * PAGE, 0x90000)
+    memory.word(0x80010, 1)
+    memory.word(0x90000, 2)
+    wanted = [NEAR + 2 * PAGE, NEAR + 16]
+    assert Gather(wanted, width).read(fakes.guest(memory, fakes.kernel({}))).tolist() == [2, 1]
+
+
+def test_values_need_not_be_aligned() -> None:
+    memory = FakeMemory(1 << 20)
+    fakes.map_page(memory, NEAR, 0x80000)
+    fakes.map_page(memory, NEAR + PAGE, 0xA0000)
+    memory.put(0x80003, bytes(range(1, 9)))
+    memory.put(0x80000 + PAGE - 2, b"ab")
+    memory.put(0xA0000, b"cd")
+    found = Gather([NEAR + 3, NEAR + PAGE - 2], 4).read(fakes.guest(memory, fakes.kernel({})))
+    assert found.tolist() == [0x04030201, int.from_bytes(b"abcd", "little")]

@@ -83,6 +83,33 @@ def test_what_was_read_is_kept_until_refresh(memory: FakeMemory, guest: Guest) -
     assert guest.u64(DATA) == 7
 
 
+def test_pages_are_let_go_when_the_pass_ends(memory: FakeMemory, guest: Guest) -> None:
+    assert guest.u64(DATA) == 0
+    put(memory, DATA, 7)
+    memory.end_pass()
+    assert guest.u64(DATA) == 7
+    put(memory, DATA, 8)
+    memory.begin_pass()
+    assert guest.u64(DATA) == 8
+
+
+def test_pages_kept_are_bounded(memory: FakeMemory, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nova_vmi_attest.introspection.memory.base.KEPT_PAGES", 2)
+    for page in range(8):
+        put(memory, DATA + page * PAGE, page)
+    assert [guest.u64(DATA + page * PAGE) for page in range(8)] == list(range(8))
+    assert len(memory._kept) <= 2
+
+
+def test_pieces_are_what_lies_together(memory: FakeMemory, guest: Guest) -> None:
+    put(memory, DATA + PAGE, 5)
+    pieces = guest.pieces(DATA + 8, 2 * PAGE - 8)
+    assert [len(piece) for piece in pieces] == [PAGE - 8, PAGE]
+    assert int(pieces[1].view("<u8")[0]) == 5
+    assert guest.pieces(DATA, 0) == []
+    assert guest.view(DATA, 0).size == 0
+
+
 def test_lists_end_at_their_head_or_fault(memory: FakeMemory, guest: Guest) -> None:
     head, one, two = DATA, DATA + 0x40, DATA + PAGE
     for at, value in ((head, one), (one, two), (two, head)):

@@ -109,6 +109,64 @@ def test_a_second_walk_sees_what_changed() -> None:
     assert len(space.leaves().va) == 2
 
 
+@pytest.mark.parametrize("walked", [False, True])
+def test_spans_are_kept_only_while_no_table_changes(walked: bool) -> None:
+    memory = FakeMemory(SIZE)
+    map_page(memory, KERNEL, 0x42000)
+    map_page(memory, KERNEL + PAGE, 0x43000)
+    space = AddressSpace(memory, ROOT, 4)
+    if walked:
+        space.leaves()
+    for physical in (0x44000, 0x45000, 0x43000):
+        map_page(memory, KERNEL + PAGE, physical)
+        space.refresh()
+        joined = physical == 0x43000
+        apart = ((KERNEL, 0x42000, PAGE), (KERNEL + PAGE, physical, PAGE))
+        wanted = ((KERNEL, 0x42000, 2 * PAGE),) if joined else apart
+        assert space.spans(KERNEL, 2 * PAGE) == wanted
+        space.refresh()
+        assert space.spans(KERNEL, 2 * PAGE) == wanted
+        assert space.translate(KERNEL + PAGE) == physical
+
+
+def test_after_a_walk_every_translation_goes_by_the_tables_that_it_read() -> None:
+    memory = FakeMemory(SIZE)
+    map_page(memory, KERNEL, 0x42000)
+    space = AddressSpace(memory, ROOT, 4)
+    space.leaves()
+    map_page(memory, KERNEL, 0x43000)
+    assert space.translate(KERNEL) == 0x42000
+    assert space.spans(KERNEL, PAGE) == ((KERNEL, 0x42000, PAGE),)
+    space.refresh()
+    assert space.spans(KERNEL, PAGE) == ((KERNEL, 0x43000, PAGE),)
+    assert space.executable().gpa.tolist() == [0x43000]
+
+
+def test_spans_outlive_a_table_that_leaves_ram() -> None:
+    memory = FakeMemory(SIZE)
+    map_page(memory, KERNEL, 0x42000)
+    space = AddressSpace(memory, ROOT, 4)
+    space.leaves()
+    memory.word(ROOT + 300 * 8, 0x000F_FFFF_FFFF_F000 | PRESENT)
+    map_page(memory, KERNEL, 0x43000)
+    space.refresh()
+    assert space.spans(KERNEL, PAGE) == ((KERNEL, 0x43000, PAGE),)
+    with pytest.raises(PagingError, match="not RAM"):
+        space.leaves()
+
+
+def test_what_is_kept_of_spans_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "KEPT_SPANS", 3)
+    memory = FakeMemory(SIZE)
+    for page in range(8):
+        map_page(memory, KERNEL + page * PAGE, 0x80000 - page * PAGE)
+    space = AddressSpace(memory, ROOT, 4)
+    space.leaves()
+    for pages in (1, 2, 8, 3, 1):
+        assert len(space.spans(KERNEL, pages * PAGE)) == pages
+        assert sum(map(len, space._spans.values())) <= 3
+
+
 def test_canonical_addresses() -> None:
     assert canonical(KERNEL, 4)
     assert canonical(KERNEL, 5)
