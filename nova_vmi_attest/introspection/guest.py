@@ -92,7 +92,8 @@ class Guest:
             raise GuestFault(va, f"a read of {length:#x} bytes is out of bounds")
         start = va & (PAGE - 1)
         if start + length <= PAGE:
-            return self.page(va)[start : start + length]
+            page = self.memory.kept.get(self._places.get(va >> 12, -1)) or self.page(va)
+            return page[start : start + length]
         parts = [self.page(va)[start:]]
         at, left = va - start + PAGE, length - (PAGE - start)
         while left > 0:
@@ -134,7 +135,8 @@ class Guest:
         """An unsigned 64-bit integer."""
         at = va & (PAGE - 1)
         if at <= PAGE - 8 and 0 <= va <= WORD:
-            number: int = QUAD.unpack_from(self.page(va), at)[0]
+            page = self.memory.kept.get(self._places.get(va >> 12, -1)) or self.page(va)
+            number: int = QUAD.unpack_from(page, at)[0]
             return number
         return int.from_bytes(self.read(va, 8), "little")
 

@@ -68,7 +68,8 @@ class GuestMemory(abc.ABC):
     """Read-only access to the RAM of one guest.
 
     ``name`` is the reader's name in the ``nova_vmi_attest.memory`` namespace; ``ranges`` are ascending,
-    disjoint and page-aligned; ``bytes_read`` counts what was asked for since :meth:`begin_pass`.
+    disjoint and page-aligned; ``bytes_read`` counts what was asked for since :meth:`begin_pass`; ``kept`` are
+    the pages that :meth:`page` keeps, by address.
     """
 
     name: str
@@ -76,7 +77,7 @@ class GuestMemory(abc.ABC):
     def __init__(self, ranges: Sequence[MemoryRange]) -> None:
         self.ranges = tuple(ranges)
         self.bytes_read = 0
-        self._kept: dict[int, bytes] = {}
+        self.kept: dict[int, bytes] = {}
 
     def begin_pass(self) -> None:
         """Forget whatever was cached, and start counting bytes anew. Called before each measurement.
@@ -92,17 +93,17 @@ class GuestMemory(abc.ABC):
         :raises MemoryFault: it is not RAM.
         :raises GuestGone: the guest ended meanwhile.
         """
-        held = self._kept.get(address)
+        held = self.kept.get(address)
         if held is None:
             held = self.read(address, _PAGE)
-            if len(self._kept) >= KEPT_PAGES:
-                self._kept.clear()
-            self._kept[address] = held
+            if len(self.kept) >= KEPT_PAGES:
+                self.kept.clear()
+            self.kept[address] = held
         return held
 
     def forget(self) -> None:
         """Let go of the pages that :meth:`page` kept: what follows sees them as they are now."""
-        self._kept.clear()
+        self.kept.clear()
 
     @abc.abstractmethod
     def read(self, address: int, length: int) -> bytes:

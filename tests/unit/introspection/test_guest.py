@@ -98,7 +98,7 @@ def test_pages_kept_are_bounded(memory: FakeMemory, guest: Guest, monkeypatch: p
     for page in range(8):
         put(memory, DATA + page * PAGE, page)
     assert [guest.u64(DATA + page * PAGE) for page in range(8)] == list(range(8))
-    assert len(memory._kept) <= 2
+    assert len(memory.kept) <= 2
 
 
 def test_pieces_are_what_lies_together(memory: FakeMemory, guest: Guest) -> None:
