@@ -110,12 +110,11 @@ class AddressSpace:
         if self._walked is not None and len(self._walked.tables) > KEPT_TABLES:
             self._walked = None
 
+    def _from_walk(self, address: int) -> bytes | None:
+        return self._walked.tables.get(address) if self._current and self._walked is not None else None
+
     def _table(self, address: int) -> bytes:
-        if self._current and self._walked is not None:
-            held = self._walked.tables.get(address)
-            if held is not None:
-                return held
-        held = self._tables.get(address)
+        held = self._from_walk(address) or self._tables.get(address)
         if held is None:
             held = self.memory.read(address, PAGE)
             if len(self._tables) >= KEPT_TABLES:
@@ -128,17 +127,15 @@ class AddressSpace:
         self._lowest.clear()
 
     def table(self, address: int) -> NDArray[np.uint64]:
-        """The 512 entries of the table at a guest-physical address.
+        """The 512 entries of the table at a guest-physical address, which need not be one of this space.
 
         :raises PagingError: it is not RAM.
         """
-        return np.frombuffer(self._required(address), dtype="<u8")
-
-    def _required(self, address: int) -> bytes:
         try:
-            return self._table(address)
+            held = self._from_walk(address) or self.memory.page(address)
         except MemoryFault as fault:
-            raise PagingError(f"page table at guest-physical {address:#x} is not RAM") from fault
+            raise _not_ram(address) from fault
+        return np.frombuffer(held, dtype="<u8")
 
     def leaf(self, va: int) -> Leaf | None:
         """The mapping that holds ``va``; None where nothing is mapped or a table is not RAM."""
@@ -286,8 +283,12 @@ class AddressSpace:
     def _entries(self, addresses: list[int], read: dict[int, bytes]) -> NDArray[np.uint64]:
         """The entries of tables, a row for each; ``read`` keeps what a table held when it was first met."""
         for at in addresses:
-            if at not in read:
-                read[at] = self._required(at)
+            if at in read:
+                continue
+            try:
+                read[at] = self._table(at)
+            except MemoryFault as fault:
+                raise _not_ram(at) from fault
         return np.frombuffer(b"".join([read[at] for at in addresses]), "<u8").reshape(-1, ENTRIES)
 
     def _unchanged(self, last: _Walk) -> bool:
@@ -317,6 +318,10 @@ class _Walk:
     tables: Mapping[int, bytes]
     leaves: Leaves
     executable: Leaves
+
+
+def _not_ram(address: int) -> PagingError:
+    return PagingError(f"page table at guest-physical {address:#x} is not RAM")
 
 
 def _page(va: int, table: bytes, granted: int) -> Leaf | None:
