@@ -28,6 +28,7 @@ from nova_vmi_attest.evidence.result import (
     Verdict,
     sign_result,
 )
+from nova_vmi_attest.tpm.ak_certificate import is_host_name
 from nova_vmi_attest.verifier.appraisal import Appraisal
 
 _DAY = 86400
@@ -113,10 +114,10 @@ class ResultReader:
 
         They are as many as one message may hold; the second value is where to go on, empty at the end.
 
-        :raises PageRequestError: ``after`` is no text.
+        :raises PageRequestError: ``after`` is neither empty nor a host name.
         """
-        if not isinstance(after, str):
-            raise PageRequestError("the name to begin after is no text")
+        if after != "" and not (isinstance(after, str) and is_host_name(after)):
+            raise PageRequestError("the name to begin after is no host name")
         row = models.ResultRow
         wanted = row.host > after, row.expires > now
         sizes = select(row.host, func.length(row.token)).where(*wanted).order_by(row.host).limit(_PAGE_ROWS)

@@ -22,7 +22,7 @@ from oslo_config import cfg
 from nova_vmi_attest import conf as configuration
 from nova_vmi_attest import messaging
 from nova_vmi_attest.authority.ca import CertificateAuthority, create_ca
-from nova_vmi_attest.db.session import Database, DatabaseError
+from nova_vmi_attest.db.session import BusyError, Database, DatabaseError, DuplicateError
 from nova_vmi_attest.evidence import keys
 from nova_vmi_attest.evidence.batch import Batch
 from nova_vmi_attest.evidence.challenge import Challenge, verify_challenge
@@ -32,6 +32,7 @@ from nova_vmi_attest.references.manifest import Blob, Manifest, ModuleBlob, Sour
 from nova_vmi_attest.references.store import ReferenceStore
 from nova_vmi_attest.relying.listener import ResultListener
 from nova_vmi_attest.relying.trust import TrustCache
+from nova_vmi_attest.verifier import challenges
 from nova_vmi_attest.verifier.service import VerifierError, VerifierService
 from tests.unit.verifier import scenario
 from tests.unit.verifier.scenario import GUESTS, HOST, SimulatedHost
@@ -342,3 +343,36 @@ def test_a_host_that_falls_silent_is_named_once(tmp_path: Path, caplog: pytest.L
         assert caplog.text.count("has not answered") == 1
     finally:
         cloud.stop()
+
+
+def test_evidence_survives_a_database_that_is_busy(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.announce()
+    cloud.service.wait_for_result(HOST, 0, 20)
+    close, failures = challenges.close, [BusyError("deadlock"), BusyError("locked"), DuplicateError("twice")]
+
+    def busy(*arguments: Any) -> bool:
+        if failures:
+            raise failures.pop()
+        return close(*arguments)
+
+    monkeypatch.setattr(challenges, "close", busy)
+    assert cloud.round().host.verdict is Verdict.TRUSTED
+    assert not failures
+
+
+def test_two_verifiers_with_one_key_share_the_work(cloud: Cloud) -> None:
+    """Either may get the answer to the other's challenge: what is asked and known is in the database."""
+    cloud.announce()
+    cloud.service.wait_for_result(HOST, 0, 20)
+    cloud.conf.set_override("host", "verifier-2", "verifier")
+    second = VerifierService(cloud.conf, cloud.transport, Database(cloud.conf.database.connection), KEY)
+    second.start()
+    try:
+        for number in range(2, 8):
+            service = (cloud.service, second)[number % 2]
+            before = service.sequence(HOST)
+            service.challenge(HOST)
+            assert service.wait_for_result(HOST, before, 20).host.verdict is Verdict.TRUSTED
+        assert cloud.service.sequence(HOST) == second.sequence(HOST) == 7
+    finally:
+        second.stop()

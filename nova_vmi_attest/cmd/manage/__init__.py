@@ -7,6 +7,7 @@ One noun a module; each adds its parser and says which function carries a verb o
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -16,11 +17,14 @@ from nova_vmi_attest.cmd.manage.context import CommandError, Context
 from nova_vmi_attest.errors import AttestError
 
 PROGRAM = "nova-vmi-attest-manage"
+# What libraries log is said again, in one line, by the error that comes of it.
+_SILENCE = logging.NullHandler()
 _NOUNS = (db, keys, ca, references, tpm, hosts, results, proof)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit status is 0, 1 for an error that is explained, 2 for wrong usage."""
+    logging.getLogger().addHandler(_SILENCE)
     arguments = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(arguments)
     try:

@@ -13,10 +13,10 @@ import pytest
 from nova_vmi_attest.attester.guests import GuestRecord, GuestRegistry, GuestState
 from nova_vmi_attest.attester.journal import ForeignExtend, Journal
 from nova_vmi_attest.attester.measuring import unmeasured
-from nova_vmi_attest.attester.rounds import RoundRunner
+from nova_vmi_attest.attester.rounds import RoundError, RoundRunner
 from nova_vmi_attest.evidence.batch import Batch, batch_root
 from nova_vmi_attest.evidence.challenge import Challenge, binding
-from nova_vmi_attest.evidence.log import EntryKind
+from nova_vmi_attest.evidence.log import EntryKind, replay
 from nova_vmi_attest.evidence.measurement import Measurement, Unmeasured
 from tests.unit.attester.fake_tpm import PCR, FakeTpm
 
@@ -102,3 +102,32 @@ def test_nothing_is_quoted_after_a_foreign_extend(tpm: QuotingTpm, tmp_path: Pat
     with pytest.raises(ForeignExtend):
         run(tpm, tmp_path / "log", [challenge(2)])
     assert tpm.quoted == []
+
+
+def test_who_knows_nothing_gets_the_newest_records_of_this_boot(
+    tpm: QuotingTpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tpm, tmp_path / "log", [challenge(1)], rounds=3)
+    tpm.reboot()
+    batch = run(tpm, tmp_path / "log", [challenge(2)], rounds=4)
+    assert [entry.recnum for entry in batch.entries] == [4, 5, 6, 7, 8]
+    assert (batch.entries[0].kind, batch.log_start) == (EntryKind.BOOT, bytes(32))
+    monkeypatch.setattr("nova_vmi_attest.attester.rounds._NEWEST", 2)
+    batch = run(tpm, tmp_path / "log", [challenge(3)])
+    assert [entry.recnum for entry in batch.entries] == [7, 8, 9]
+    assert replay(batch.log_start, batch.entries) == tpm.value
+    # Who knows something is sent all that follows, over any number of boots.
+    batch = run(tpm, tmp_path / "log", [challenge(4), challenge(5, since=2)])
+    assert [entry.recnum for entry in batch.entries] == list(range(2, 11))
+    batch = run(tpm, tmp_path / "log", [challenge(6, since=99)])
+    assert (batch.entries, batch.log_start) == ((), bytes(32))
+
+
+def test_more_records_than_a_batch_may_hold_are_an_error_with_a_remedy(
+    tpm: QuotingTpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nova_vmi_attest.attester.rounds.MAX_ENTRIES", 6)
+    monkeypatch.setattr("nova_vmi_attest.attester.rounds._NEWEST", 2)
+    run(tpm, tmp_path / "log", [challenge(1)], rounds=5)
+    with pytest.raises(RoundError, match="host forget compute-1"):
+        run(tpm, tmp_path / "log", [challenge(2, since=1)])

@@ -20,7 +20,8 @@ from nova_vmi_attest.db.models import AkCertificate
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.tpm.credential import CredentialError
 from nova_vmi_attest.tpm.endorsement import EndorsementError
-from tests.unit.authority.scene import Scene, request
+from nova_vmi_attest.verifier.hosts import Hosts
+from tests.unit.authority.scene import LIFETIME, Scene, request
 from tests.unit.tpm.maker import Chip, Maker
 
 
@@ -227,3 +228,45 @@ def test_the_certificate_is_valid_from_now_for_the_configured_time(scene: Scene)
     )
     end = datetime.datetime.fromtimestamp(scene.now, datetime.UTC) + datetime.timedelta(hours=24)
     assert abs(certificate.not_valid_after_utc - end) < datetime.timedelta(seconds=1)
+
+
+def certificates(scene: Scene) -> list[AkCertificate]:
+    with scene.database.reader() as session:
+        return list(session.scalars(select(AkCertificate)))
+
+
+def test_who_asks_again_gets_the_same_certificate_until_renewal_is_due(scene: Scene) -> None:
+    chip = scene.chip("compute-0")
+    first = enrol(scene, chip, "compute-0")
+    assert enrol(scene, chip, "compute-0") == first
+    assert len(certificates(scene)) == 1
+    scene.now += 0.7 * LIFETIME.total_seconds()
+    renewed = enrol(scene, chip, "compute-0")
+    assert renewed != first
+    scene.now += 0.7 * LIFETIME.total_seconds()
+    enrol(scene, chip, "compute-0")
+    assert len(certificates(scene)) == 2, "what has ended is dropped"
+
+
+def test_a_host_gets_a_bounded_number_of_certificates(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nova_vmi_attest.authority.issuance._MOST_CERTIFICATES", 1)
+    chip = scene.chip("compute-0")
+    enrol(scene, chip, "compute-0")
+    scene.now += 0.7 * LIFETIME.total_seconds()
+    with pytest.raises(IssuanceError, match="have not ended"):
+        enrol(scene, chip, "compute-0")
+    scene.registry.unregister("compute-0")
+    scene.registry.register("compute-0", chip.ek_certificate())
+    assert enrol(scene, chip, "compute-0")
+
+
+def test_unregistering_revokes_what_was_issued(scene: Scene) -> None:
+    chip = scene.chip("compute-0")
+    certificate = enrol(scene, chip, "compute-0")
+    scene.registry.unregister("compute-0")
+    assert [row.revoked_at for row in certificates(scene)] == [int(scene.now)]
+    scene.registry.register("compute-0", chip.ek_certificate())
+    assert enrol(scene, chip, "compute-0") != certificate
+    revoked = Hosts(scene.database).revoked("compute-0", int(scene.now))
+    assert revoked == {int(certificate, 16)}
+    assert Hosts(scene.database).revoked("compute-0", int(scene.now + 2 * LIFETIME.total_seconds())) == set()

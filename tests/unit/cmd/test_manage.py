@@ -236,3 +236,39 @@ def test_wrong_usage_and_a_missing_file_are_told_apart(
     assert stopped.value.code == 2
     assert main(["--config-file", str(tmp_path / "none"), "db", "check"]) == 1
     assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("detail", ["[/]", "[bold]x[/bold]", "[link=http://x]", "\\[", "[[[", ":smile:"])
+def test_names_that_look_like_markup_are_shown_as_they_are(ready: Deployment, detail: str) -> None:
+    """Module and symbol names are a guest's choice."""
+    bad = (Reason("modules", detail, detail=detail),)
+    with ready.database.writer() as session:
+        appraisal = Appraisal(
+            True, HostResult(HOST, Verdict.TRUSTED), (GuestResult(GUESTS[0], Verdict.UNTRUSTED, bad),)
+        )
+        Results(ready.database, KEY, "cloud", 300, 90).record(session, appraisal, int(time.time()))
+    for arguments in (("list",), ("show", str(GUESTS[0])), ("history",)):
+        assert f"{detail}+0x0: {detail}" in ready("result", *arguments)
+
+
+def test_the_worst_of_several_hosts_verdicts_is_shown(ready: Deployment) -> None:
+    results = Results(ready.database, KEY, "cloud", 300, 90)
+    for host, verdict in (("a", Verdict.TRUSTED), ("b", Verdict.UNTRUSTED), ("c", Verdict.TRUSTED)):
+        with ready.database.writer() as session:
+            shown = (GuestResult(GUESTS[0], verdict),)
+            results.record(
+                session, Appraisal(True, HostResult(host, Verdict.TRUSTED), shown), int(time.time())
+            )
+    shown = ready.json("result", "show", str(GUESTS[0]))
+    assert (shown["host"], shown["verdict"]) == ("b", "untrusted")
+
+
+@pytest.mark.parametrize("argument", ["a\nb", "\x1b[31m", "\udcff", "a\0b"])
+def test_arguments_that_are_no_text_are_refused(ready: Deployment, argument: str) -> None:
+    assert "not printable" in ready.refused("result", "show", argument)
+
+
+def test_a_damaged_database_is_one_line(ready: Deployment) -> None:
+    (ready.directory / "attest.sqlite").write_bytes(b"no database" * 1000)
+    assert "not a database" in ready.refused("db", "check")
+    assert "not a database" in ready.refused("result", "list")

@@ -199,3 +199,10 @@ def test_characters_of_a_later_unicode_are_visible() -> None:
 def test_missing_member_is_named() -> None:
     with pytest.raises(EncodingError, match="x is missing"):
         encoding.integer({}, "x")
+
+
+def test_an_input_of_very_many_small_values_is_refused_before_it_takes_memory() -> None:
+    for piece in (b"[],", b"{},", b"1,", b'"",'):
+        data = b'{"a":[' + piece * ((8 << 20) // len(piece)) + b"0]}"
+        with pytest.raises(EncodingError, match="values"):
+            encoding.parse(data * 2, len(data) * 2)

@@ -147,3 +147,27 @@ def test_the_result_of_a_dead_host_gives_way_when_it_has_ended(cache: TrustCache
 def test_an_untrusted_host_is_untrusted(cache: TrustCache) -> None:
     cache.ingest(token({ONE: Verdict.UNKNOWN}, verdict=Verdict.UNTRUSTED), NOW)
     assert cache.host("h", NOW).verdict is Verdict.UNTRUSTED
+
+
+def test_a_result_from_the_future_neither_counts_nor_stays(cache: TrustCache) -> None:
+    """The clocks of verifier and relying party ran a day ahead, and were then put right."""
+    tomorrow = NOW + 86400
+    cache.ingest(token({ONE: Verdict.TRUSTED}, issued=tomorrow, sequence=5), tomorrow)
+    assert cache.host("h", tomorrow).verdict is Verdict.TRUSTED
+    assert cache.host("h", NOW).verdict is Verdict.STALE
+    assert cache.guest(ONE, NOW).verdict is Verdict.STALE
+    assert cache.ingest(token({ONE: Verdict.UNTRUSTED}, issued=NOW, sequence=6), NOW)
+    assert cache.guest(ONE, NOW).verdict is Verdict.UNTRUSTED
+
+
+def test_names_are_compared_letter_for_letter(cache: TrustCache) -> None:
+    cache.ingest(token(host="Compute-1"), NOW)
+    assert cache.host("compute-1", NOW).verdict is Verdict.UNKNOWN
+    assert cache.host("Compute-1", NOW).verdict is Verdict.TRUSTED
+
+
+def test_the_moment_of_expiry_is_too_late(cache: TrustCache) -> None:
+    cache.ingest(token({ONE: Verdict.TRUSTED}), NOW)
+    assert cache.host("h", NOW + 299).verdict is Verdict.TRUSTED
+    assert cache.host("h", NOW + 300).verdict is Verdict.STALE
+    assert cache.guest(ONE, NOW + 300).verdict is Verdict.STALE

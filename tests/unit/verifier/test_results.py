@@ -62,7 +62,7 @@ def test_only_valid_results_are_handed_out(results: Results, database: Database)
     token = record(results, database, {}, host="other")
     assert results.valid_tokens("", NOW) == ([token], "other")
     assert results.valid_tokens("other", NOW) == ([], "")
-    for nonsense in (None, 7, ["h"], {}):
+    for nonsense in (None, 7, ["h"], {}, 0, b"", "a b", "\ud800", "x" * 300):
         with pytest.raises(PageRequestError):
             results.valid_tokens(nonsense, NOW)  # type: ignore[arg-type]
 
