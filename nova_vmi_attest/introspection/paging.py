@@ -25,8 +25,9 @@ FRAME = 0x000F_FFFF_FFFF_F000
 UPPER_HALF = 1 << 63
 PAGE = 0x1000
 ENTRIES = 512
-# 512 GiB of direct map in 4 KiB pages would need 262,144 tables; 2 MiB pages are the rule, 64 Ki are plenty.
-TABLE_LIMIT = 1 << 16
+# 512 GiB of direct map in 4 KiB pages would need 262,144 tables; 2 MiB pages are the rule, 32 Ki are plenty.
+TABLE_LIMIT = 1 << 15
+ENTRY_LIMIT = 1 << 22  # present ones: a table that is entered over and over counts each time
 # What is kept of one address space between passes: 16 MiB of tables, and some hundred KiB of spans.
 KEPT_TABLES = 4096
 KEPT_SPANS = 4096
@@ -225,7 +226,8 @@ class AddressSpace:
         The walk goes level by level over whole arrays of tables: tables that point to themselves end at the
         lowest level. When no table changed since the last walk, its result is given again: the same object.
 
-        :raises PagingError: a table is not RAM, or there are more than :data:`TABLE_LIMIT`.
+        :raises PagingError: a table is not RAM, or there are more than :data:`TABLE_LIMIT`
+            or more than :data:`ENTRY_LIMIT` entries.
         """
         last = self._walked
         if last is not None and last.first == first and (self._current or self._unchanged(last)):
@@ -241,7 +243,7 @@ class AddressSpace:
         denied = np.zeros(1, np.uint64)
         found: list[Leaves] = []
         read: dict[int, bytes] = {}
-        visited = 0
+        visited = met = 0
         for level in range(self.levels - 1, -1, -1):
             visited += len(tables)
             if visited > TABLE_LIMIT:
@@ -252,6 +254,9 @@ class AddressSpace:
             keep = (entries & np.uint64(PRESENT)) != 0
             if level == self.levels - 1:
                 keep[:, :first] = False
+            met += int(np.count_nonzero(keep))
+            if met > ENTRY_LIMIT:
+                raise PagingError(f"more than {ENTRY_LIMIT} entries in page tables")
             row, column = np.nonzero(keep)
             chosen = entries[row, column]
             address = bases[row] | column.astype(np.uint64) << np.uint64(12 + 9 * level)

@@ -10,7 +10,7 @@ data is NOT checked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,10 +28,11 @@ from nova_vmi_attest.introspection.replay.layout import (
 )
 from nova_vmi_attest.introspection.replay.module import ReplayedModule, replay_module
 from nova_vmi_attest.introspection.state import ModulePart, ModuleText
-from nova_vmi_attest.introspection.structures import MODULE_LIVE, Extent, LiveModule
+from nova_vmi_attest.introspection.structures import MODULE_LIMIT, MODULE_LIVE, Extent, LiveModule
 from nova_vmi_attest.kernel.module import ModuleObject
 
 ATTEMPTS = 3
+REPLAY_LIMIT = 256  # what is left comes in the next pass: a guest that makes up modules must not stall one
 EXACT_KINDS = ("text", "rodata")
 STT_FUNC = 2
 STB_LOCAL = 0
@@ -45,6 +46,9 @@ class Modules(Check):
     def examine(self, context: CheckContext, findings: Findings) -> None:
         """The views, then each module."""
         addresses = self._views(context, findings)
+        if len(addresses) > MODULE_LIMIT:
+            findings.incomplete(f"more than {MODULE_LIMIT} modules")
+            addresses = addresses[:MODULE_LIMIT]
         found = []
         for address in addresses:
             try:
@@ -57,9 +61,15 @@ class Modules(Check):
                 del known[gone]
         self._overlaps(found, findings)
         facts, verified = [], []
+        names, budget = set[str](), iter(range(REPLAY_LIMIT))
         for module in sorted(found, key=lambda one: one.name):
             before = context.facts.unexplained_bytes
-            if self._examine_one(context, findings, module) and context.facts.unexplained_bytes == before:
+            if module.name in names:
+                findings.incomplete(f"there are several modules of the name {module.name}")
+                continue
+            names.add(module.name)
+            exact = self._examine_one(context, findings, module, budget)
+            if exact and context.facts.unexplained_bytes == before:
                 verified.append(module)
             text = module.extent("text")
             digest = context.reference.module_digest(module.name) or ""
@@ -127,8 +137,10 @@ class Modules(Check):
                 findings.add(name, detail, address=base, length=size)
             end = max(end, base + size)
 
-    def _examine_one(self, context: CheckContext, findings: Findings, module: LiveModule) -> bool:
-        """Compare one module. False where it could not be."""
+    def _examine_one(
+        self, context: CheckContext, findings: Findings, module: LiveModule, budget: Iterator[int]
+    ) -> bool:
+        """Compare one module. False where it could not be. ``budget`` runs out with what may be replayed."""
         if module.state != MODULE_LIVE:
             findings.incomplete(f"module {module.name} is being loaded or removed")
             return False
@@ -141,6 +153,9 @@ class Modules(Check):
             if known is not None and known.live == module and not self._differs(context, known):
                 self._count(context, findings, known)
                 return True
+            if next(budget, None) is None:
+                findings.incomplete(f"more than {REPLAY_LIMIT} modules to work out in one pass")
+                return False
             context.guest.refresh()
             known = context.state.modules[module.address] = work_out(context, module, reference)
             self._count(context, findings, known)
@@ -267,8 +282,12 @@ def _parts(module: LiveModule, replayed: ReplayedModule) -> list[ModulePart]:
 
     :raises GuestFault: code lies outside of what it claims for code, or the claim holds more than the code.
     """
-    found = []
+    found: list[ModulePart] = []
     claimed = {kind: module.extent(kind) for kind in EXACT_KINDS}
+    for section in replayed.sections:
+        held = any(_inside(section.address, len(section.expected), one) for one in claimed.values() if one)
+        if section.name and len(section.expected) and not held:
+            raise GuestFault(section.address, "a section outside of what the module claims as read-only")
     for kind, extent in claimed.items():
         if extent is None:
             continue

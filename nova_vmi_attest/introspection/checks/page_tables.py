@@ -88,7 +88,11 @@ class PageTables(Check):
     def _processes(self, context: CheckContext, findings: Findings) -> None:
         guest = context.guest
         root = guest.space.root
-        kernel = guest.space.table(root)[HALF:]
+        lower, kernel = guest.space.table(root)[:HALF], guest.space.table(root)[HALF:]
+        if lower.any():
+            slot = int(np.flatnonzero(lower)[0])
+            detail = f"slot {slot} maps addresses of processes"
+            findings.add("init_top_pgt", detail, offset=8 * slot, length=8)
         user = self._user_half(context, findings)
         strange = 0
         for task in context.structures.tasks():

@@ -27,6 +27,7 @@ from nova_vmi_attest.introspection.structures import Structures
 ATTEMPTS = 6
 SETTLE = 0.01  # seconds: a process that is being made or buried is no longer so after that
 PROCESS_LIMIT = 4096
+ODD_LIMIT = 1024
 LIST, NUMBERS = "the task list", "the process numbers"
 Odd = set[tuple[int, int, str]]  # address, time of birth, and where it is not
 
@@ -96,4 +97,4 @@ def _disagreements(structures: Structures) -> tuple[Odd, list[int]]:
     unlisted = (numbered | active) - listed
     unnumbered = listed - numbered - {tasks[0]}
     odd = {(task, LIST) for task in unlisted} | {(task, NUMBERS) for task in unnumbered}
-    return {(task, structures.born(task), where) for task, where in odd}, tasks
+    return {(task, structures.born(task), where) for task, where in sorted(odd)[:ODD_LIMIT]}, tasks
