@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 import uuid
 from typing import Any
 
@@ -26,6 +27,9 @@ LOG = log.getLogger(__name__)
 
 # Seconds between probes of a silent libvirtd, and how many may go unanswered.
 _KEEPALIVE = (5, 3)
+
+# Seconds before the event loop goes on after an error.
+_LOOP_PAUSE = 1.0
 
 _PAUSED = frozenset({libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED})
 
@@ -55,7 +59,12 @@ class _EventLoop:
     @staticmethod
     def _run() -> None:
         while True:
-            libvirt.virEventRunDefaultImpl()
+            try:
+                libvirt.virEventRunDefaultImpl()
+            except libvirt.libvirtError as error:
+                # It must run on: without it a connection that died is noticed late, and no event arrives.
+                LOG.warning("libvirt's event loop: %s", error)
+                time.sleep(_LOOP_PAUSE)
 
 
 class Lifecycle:

@@ -20,6 +20,7 @@ from nova_vmi_attest.conf.policy import ALL_CHECKS
 from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence import keys
+from nova_vmi_attest.evidence.challenge import CLOCK_SKEW
 from nova_vmi_attest.evidence.result import AttestationResult, verify_result
 from nova_vmi_attest.references.store import ReferenceStore
 from nova_vmi_attest.verifier.challenges import Challenges
@@ -213,7 +214,9 @@ class VerifierService:
         seed = hashlib.sha256(f"{host.challenged_at} {host.name}".encode()).digest()
         spread = options.interval * options.interval_jitter // 100
         delay = int.from_bytes(seed[:4], "big") % (spread + 1)
-        return bool(now >= host.challenged_at + options.interval + delay)
+        passed = now - host.challenged_at
+        # A clock that was ahead and was put right must not silence us for as long as it was ahead.
+        return bool(passed >= options.interval + delay or passed < -CLOCK_SKEW)
 
     def _watch(self, host: KnownHost, now: int) -> None:
         """Say once when a host has not answered for so long that its result is stale, and once when it

@@ -20,6 +20,8 @@ from lab.tpm import SoftwareTpm
 
 from nova_vmi_attest import messaging
 from nova_vmi_attest.attester import service as attester_service
+from nova_vmi_attest.attester.guests import GuestRegistry
+from nova_vmi_attest.attester.lifecycle import HypervisorError, Lifecycle
 from nova_vmi_attest.evidence.result import Verdict
 from nova_vmi_attest.tpm.device import Tpm
 from nova_vmi_attest.verifier.service import VerifierError
@@ -162,3 +164,18 @@ def test_a_host_that_was_unregistered_is_refused_at_once(cloud: tuple[Deployment
     assert deployment.verifier.sequence(deployment.host) == newest
     deployment.manage("host", "register", deployment.host, str(pem))
     wait_until(lambda: logged(deployment).count("withdrew") > 2, "refusal after registration", deployment)
+
+
+def test_the_agent_finds_libvirt_again_after_a_crash(tmp_path: Path) -> None:
+    with Hypervisor(tmp_path / "libvirt") as hypervisor:
+        lifecycle = Lifecycle(hypervisor.uri, GuestRegistry(lambda guest: None), 1)
+        lifecycle.start()
+        try:
+            hypervisor.kill_daemon()
+            with pytest.raises(HypervisorError, match="is libvirtd running"):
+                lifecycle.reconcile()
+            hypervisor._socket.unlink()
+            hypervisor._daemon("libvirtd", hypervisor._socket)
+            lifecycle.reconcile()
+        finally:
+            lifecycle.stop()

@@ -64,9 +64,7 @@ def test_all_pages_are_asked_for() -> None:
         7,
         [],
         {},
-        {"results": "x", "next": ""},
-        {"results": [], "next": 7},
-        {"results": [], "next": "x" * 999},
+        *({"results": results, "next": following} for results, following in BAD_PAGES),
     ],
 )
 def test_malformed_answers_are_errors(page: object) -> None:
