@@ -27,10 +27,11 @@ PAGE = 0x1000
 ENTRIES = 512
 # 512 GiB of direct map in 4 KiB pages would need 262,144 tables; 2 MiB pages are the rule, 32 Ki are plenty.
 TABLE_LIMIT = 1 << 15
-ENTRY_LIMIT = 1 << 22  # present ones: a table that is entered over and over counts each time
+ENTRY_LIMIT = 1 << 21  # present ones: a table that is entered over and over counts each time
 # What is kept of one address space between passes: 16 MiB of tables, and some hundred KiB of spans.
 KEPT_TABLES = 4096
 KEPT_SPANS = 4096
+KEPT_LEAVES = 1 << 19
 
 
 Span = tuple[int, int | None, int]
@@ -108,7 +109,8 @@ class AddressSpace:
         """Look at the tables again: what follows sees them as they are now."""
         self._forget_tables()
         self._current = False
-        if self._walked is not None and len(self._walked.tables) > KEPT_TABLES:
+        last = self._walked
+        if last is not None and (len(last.tables) > KEPT_TABLES or len(last.leaves.va) > KEPT_LEAVES):
             self._walked = None
 
     def _from_walk(self, address: int) -> bytes | None:

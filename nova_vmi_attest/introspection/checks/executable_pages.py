@@ -30,7 +30,9 @@ PACK_LIMIT = 64
 PACK_SIZE = 0x200000
 CHUNK = 64  # bytes of a pack that one bit of its bitmap stands for
 FILLER = np.uint64(0xCCCC_CCCC_CCCC_CCCC)
+NODE_LIMIT = 64
 RELOCATION_LIMIT = 4096
+RUN_LIMIT = 1024
 LOW_MEMORY = 1 << 20
 
 
@@ -44,7 +46,7 @@ class ExecutablePages(Check):
         """Take away what is explained; what is left is not."""
         guest = context.guest
         pages = guest.space.executable()
-        for va, size in _rows(pages.select((pages.flags & np.uint64(WRITABLE)) != 0)):
+        for va, size in _runs(pages.select((pages.flags & np.uint64(WRITABLE)) != 0)):
             findings.add(context.name(va), "executable memory that can be written", length=size, address=va)
         trampoline = self._trampoline(context, findings, pages)
         packs = self._packs(context, findings)
@@ -122,9 +124,12 @@ class ExecutablePages(Check):
         offset = structures.offset
         member = offset("bpf_prog_pack", "list")
         found, programs = [], 0
+        # A pack is one large page for each node that memory may have (BPF_PROG_PACK_SIZE).
+        nodes = guest.u32(guest.symbol("nr_node_ids")) if guest.has_symbol("nr_node_ids") else 1
+        size = PACK_SIZE * min(max(nodes, 1), NODE_LIMIT)
         for pack in guest.list_entries(guest.symbol("pack_list"), member, PACK_LIMIT):
             base = guest.u64(pack + offset("bpf_prog_pack", "ptr"))
-            bitmap = guest.read(pack + offset("bpf_prog_pack", "bitmap"), PACK_SIZE // CHUNK // 8)
+            bitmap = guest.read(pack + offset("bpf_prog_pack", "bitmap"), size // CHUNK // 8)
             used = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little").astype(bool)
             odd = _not_filler(guest, base)
             odd = odd[~used[odd * 8 // CHUNK]]
@@ -134,7 +139,7 @@ class ExecutablePages(Check):
                 findings.add("bpf_prog_pack", "code in an unused part of a pack of BPF programs",
                              offset=at - base, length=8 * len(odd), address=at)  # fmt: skip
             programs += int(np.count_nonzero(used)) * CHUNK
-            found.append(Extent("bpf", base, PACK_SIZE))
+            found.append(Extent("bpf", base, size))
         if programs:
             findings.remark(f"{programs} bytes of BPF programs, whose code is not verified")
         return found
@@ -185,16 +190,12 @@ def _covered(pages: Leaves, explained: list[Extent]) -> NDArray[np.bool_]:
     return found
 
 
-def _rows(pages: Leaves) -> list[tuple[int, int]]:
-    return list(zip(pages.va.tolist(), pages.size.tolist(), strict=True))
-
-
 def _runs(pages: Leaves) -> list[tuple[int, int]]:
-    """(address, size) of neighbouring mappings taken together."""
-    runs: list[tuple[int, int]] = []
-    for va, size in _rows(pages):
-        if runs and sum(runs[-1]) == va:
-            runs[-1] = (runs[-1][0], runs[-1][1] + size)
-        else:
-            runs.append((va, size))
-    return runs
+    """(address, size) of neighbouring mappings taken together, of the first :data:`RUN_LIMIT` of them."""
+    if not len(pages.va):
+        return []
+    ends = pages.va + pages.size
+    first = np.concatenate([[0], np.flatnonzero(pages.va[1:] != ends[:-1]) + 1])
+    last = np.concatenate([first[1:] - 1, [len(pages.va) - 1]])
+    starts = pages.va[first[:RUN_LIMIT]]
+    return list(zip(starts.tolist(), (ends[last[:RUN_LIMIT]] - starts).tolist(), strict=True))
