@@ -48,7 +48,7 @@ Keep it on a local disk, out of reach of the guests, and writable by the agent a
 File with the public keys of the verifiers (a JWKS; ``nova-vmi-attest-manage key show --jwks`` prints it).
 
 A challenge or a reference index that none of these keys signed is dropped. Add the new key before the
-verifiers change to it, and remove the old one afterwards.
+verifiers change to it, and remove the old one afterwards. Read at start: restart the agent after a change.
 """,
     ),
     cfg.StrOpt(

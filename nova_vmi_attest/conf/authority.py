@@ -60,8 +60,9 @@ must chain to one of ``ek_roots``. Read when the authority starts.
         help="""
 Seconds for which an attestation key certificate is valid.
 
-Agents renew after two thirds of it. A host that is taken out of the registry stays enrolled until its
-certificate ends, so keep it short; raise it when the authority may be away for long.
+Agents renew after two thirds of it. When a host is taken out of the registry, verifiers that use the same
+database refuse its certificate at once; for everybody else it is valid until it ends, so keep it short. Raise
+it when the authority may be away for long.
 """,
     ),
     cfg.BoolOpt(

@@ -16,7 +16,8 @@ OPTIONS = [
         help="""
 File with the public keys of the verifiers (a JWKS; ``nova-vmi-attest-manage key show --jwks`` prints it).
 
-A result that none of these keys signed is dropped, so without this file no host is trusted.
+A result that none of these keys signed is dropped, so without this file no host is trusted. Read at start:
+restart nova-scheduler after a change.
 """,
     ),
     cfg.StrOpt(
@@ -58,9 +59,9 @@ look.
 Whether a server that has a result may only be moved when that result is trusted, for flavors that
 do not say it themselves (extra spec ``trust:guest``).
 
-The levels are those of ``trust_host``. A server of which no result was ever seen, such as a new one, may
-always be placed. Set it to ``preferred`` if servers must be evacuated from hosts that are down: their results
-go stale.
+The levels are those of ``trust_host``. A server of which no result speaks may always be placed: a new one,
+and one that is stopped, since the memory that its last result was about is gone. Set it to ``preferred`` if
+servers must be evacuated from hosts that are down: their results go stale.
 """,
     ),
 ]

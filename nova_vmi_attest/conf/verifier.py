@@ -24,8 +24,9 @@ Name of this verifier on the message bus. Must differ between verifiers; set it 
         help="""
 File with the private key (P-256, PEM, mode 0600) that signs challenges, results and the index of references.
 
-``nova-vmi-attest-manage key create`` makes it. All verifiers of one cloud share it. Agents and relying
-parties need its public half before it is used.
+``nova-vmi-attest-manage key create`` makes it. All verifiers of one cloud share it, and the database with it,
+because any of them may receive the answer to a challenge. Agents and relying parties need its public half
+before it is used.
 """,
     ),
     cfg.StrOpt(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kombu
 import pytest
 from lab import kernels
 from lab.deployment import Deployment
@@ -58,6 +59,22 @@ def shown(deployment: Deployment, guest: uuid.UUID) -> dict[str, Any]:
     return next((row for row in rows if row["subject"] == str(guest)), {})
 
 
+def publish_garbage(url: str) -> None:
+    """What no client of oslo.messaging sends: octets, JSON without an end, and nested beyond any parser."""
+    deep = "[" * 200_000 + "]" * 200_000
+    envelope = json.dumps({"oslo.version": "2.0", "oslo.message": deep})
+    bodies = (b"\xff\x00garbage", b"{", deep.encode(), envelope.encode(), b'{"method": 7}', b"null")
+    with kombu.Connection(url.replace("rabbit://", "amqp://")) as connection:
+        producer = connection.Producer(serializer="raw")
+        for topic in (messaging.VERIFIER_TOPIC, messaging.AUTHORITY_TOPIC, messaging.ATTESTER_TOPIC):
+            for body in bodies:
+                for kind in ("application/json", "application/octet-stream"):
+                    producer.publish(
+                        body, exchange=messaging.EXCHANGE, routing_key=topic, content_type=kind,
+                        content_encoding="utf-8",
+                    )  # fmt: skip
+
+
 def test_a_round_over_a_real_bus_and_what_strangers_on_it_achieve(
     cloud: tuple[Deployment, SoftwareTpm], guest: tuple[Hypervisor, LibvirtGuest]
 ) -> None:
@@ -74,6 +91,7 @@ def test_a_round_over_a_real_bus_and_what_strangers_on_it_achieve(
         messaging.AttesterClient(transport).attest(deployment.host, forged)
         messaging.VerifierClient(transport).submit(forged.encode())
         messaging.VerifierClient(transport).announce("compute-9", forged)
+    publish_garbage(deployment.transport_url)
     with pytest.raises(messaging.RefusedError):
         messaging.VerifierClient(transport, timeout=10).blob("../../etc/passwd", 0)
     asked = time.time()
