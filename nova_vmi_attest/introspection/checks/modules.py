@@ -54,6 +54,10 @@ class Modules(Check):
             try:
                 found.append(self._described(context, address))
             except GuestFault as fault:
+                context.guest.refresh()
+                if address not in context.structures.module_list():
+                    findings.incomplete("a module was removed meanwhile")
+                    continue
                 findings.add("modules", f"a module cannot be read: {fault.message}", address=address)
         context.facts.modules = tuple(found)
         for known in (context.state.modules, context.state.descriptions):
@@ -158,17 +162,31 @@ class Modules(Check):
                 return False
             context.guest.refresh()
             known = context.state.modules[module.address] = work_out(context, module, reference)
+            if self._differs(context, known) and self._changed(context, module):
+                findings.incomplete(f"module {module.name} changed while it was compared")
+                return False
             self._count(context, findings, known)
             self._report(context, findings, known)
         except (GuestGone, ReaderError):
             raise
         except (SectionAddressError, GuestFault) as fault:
+            if self._changed(context, module):
+                findings.incomplete(f"module {module.name} changed while it was compared")
+                return False
             findings.add(module.name, fault.message, address=module.address)
             return False
         except AttestError as error:
             findings.incomplete(f"module {module.name}: {error.message}")
             return False
         return True
+
+    def _changed(self, context: CheckContext, module: LiveModule) -> bool:
+        """Whether a module is no longer what it was said to be: it was removed, or is being removed."""
+        context.guest.refresh()
+        try:
+            return context.structures.module(module.address) != module
+        except GuestFault:
+            return module.address not in context.structures.module_list()
 
     def _differs(self, context: CheckContext, known: ModuleText) -> bool:
         for part in known.parts:
@@ -266,9 +284,12 @@ def _exports(context: CheckContext) -> dict[str, int]:
     found: dict[str, int] = {}
     for module in context.facts.modules:
         reference = context.reference.module(module.name)
-        if reference is None:
+        if reference is None or module.state != MODULE_LIVE:
             continue
-        addresses = _addresses(context, module, reference)
+        try:
+            addresses = _addresses(context, module, reference)
+        except GuestFault:
+            continue  # its own examination says so
         for symbol in reference.symbols:
             if symbol.bind != STB_LOCAL and 0 < symbol.section < len(reference.sections):
                 base = addresses.get(reference.sections[symbol.section].name)
