@@ -131,7 +131,7 @@ class ExecutablePages(Check):
             base = guest.u64(pack + offset("bpf_prog_pack", "ptr"))
             bitmap = guest.read(pack + offset("bpf_prog_pack", "bitmap"), size // CHUNK // 8)
             used = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little").astype(bool)
-            odd = _not_filler(guest, base)
+            odd = _not_filler(guest, base, size)
             odd = odd[~used[odd * 8 // CHUNK]]
             findings.bytes_verified += int(np.count_nonzero(~used)) * CHUNK
             if len(odd):
@@ -145,10 +145,10 @@ class ExecutablePages(Check):
         return found
 
 
-def _not_filler(guest: Guest, base: int) -> NDArray[np.int64]:
-    """The numbers of the 64-bit words of a pack that are not filler, ascending."""
+def _not_filler(guest: Guest, base: int, size: int) -> NDArray[np.int64]:
+    """The numbers of the 64-bit words of a pack of ``size`` bytes that are not filler, ascending."""
     found, start = [], 0
-    pieces = guest.pieces(base, PACK_SIZE)
+    pieces = guest.pieces(base, size)
     if any(len(piece) % 8 for piece in pieces):  # a base that is not aligned: not what the kernel allocates
         pieces = [np.concatenate(pieces)]
     for piece in pieces:
