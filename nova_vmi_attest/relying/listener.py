@@ -28,6 +28,9 @@ LOG = log.getLogger(__name__)
 _SILENCE = 120.0
 _RETRY = 5.0
 
+# Pages that are asked for at most; each has one result or more.
+_MOST_PAGES = 65536
+
 
 class PageError(AttestError):
     """What claims to be a verifier's answer is none."""
@@ -90,12 +93,11 @@ class ResultListener:
     def _fill(self) -> None:
         """Ask for all results, page by page. Anybody on the bus may be the one who answers."""
         after, seen, new = "", 0, 0
-        while not self._stopped.is_set():
-            page = self._verifiers.results(after)
-            tokens, following = _page(page)
+        for _ in range(_MOST_PAGES):
+            tokens, following = _page(self._verifiers.results(after))
             seen += len(tokens)
             new += sum(self._ingest(token) for token in tokens)
-            if following <= after:
+            if not following or following == after or self._stopped.is_set():
                 break
             after = following
         self._heard, self._filled = time.monotonic(), True

@@ -79,6 +79,14 @@ def test_an_answer_without_end_ends() -> None:
     assert not cache.host("b", time.time()).seen
 
 
+def test_answers_that_go_round_in_circles_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nova_vmi_attest.relying.listener._MOST_PAGES", 6)
+    circle = [{"results": [], "next": name} for name in "abababab"]
+    made, answers, _ = listener(*circle)
+    made._fill()
+    assert len(answers.asked) == 6
+
+
 def test_forged_and_repeated_results_do_not_pass_for_news() -> None:
     """Who floods the bus with them would else keep the listener from asking for what it missed."""
     made, _, _ = listener({})
