@@ -129,18 +129,19 @@ class Structures:
         children, sibling = offset("task_struct", "children"), offset("task_struct", "sibling")
         signal, node = offset("task_struct", "signal"), offset("task_struct", "thread_node")
         head, group = offset("signal_struct", "thread_head"), offset("task_struct", "group_leader")
-        waiting, found, threads = [guest.symbol("init_task")], set[int](), 0
+        waiting, found, left = [guest.symbol("init_task")], set[int](), THREAD_LIMIT
         while waiting:
             leader = waiting.pop()
             if leader in found:
                 continue
             found.add(leader)
-            for thread in guest.list_entries(guest.u64(leader + signal) + head, node, THREAD_LIMIT):
-                threads += 1
-                if threads > THREAD_LIMIT:
-                    raise GuestFault(thread, f"more than {THREAD_LIMIT} threads")
-                for child in guest.list_entries(thread + children, sibling, TASK_LIMIT):
+            for thread in guest.list_entries((guest.u64(leader + signal) + head) & WORD, node, left):
+                left -= 1
+                for child in guest.list_entries((thread + children) & WORD, sibling, left):
+                    left -= 1
                     waiting.append(guest.u64(child + group))
+                if left <= 0:
+                    raise GuestFault(thread, f"more than {THREAD_LIMIT} threads and children")
         return found
 
     def runnable(self) -> set[int]:
@@ -151,11 +152,12 @@ class Structures:
         guest, offset = self.guest, self.offset
         queue, group = guest.symbol("runqueues"), offset("task_struct", "group_leader")
         node = offset("task_struct", "se.group_node")
-        found = set[int]()
+        found, left = set[int](), THREAD_LIMIT
         for _, area in self.online_cpus():
             start = (area + queue) & WORD
             threads = {guest.u64(start + offset("rq", "curr"))}
-            threads.update(guest.list_entries(start + offset("rq", "cfs_tasks"), node, TASK_LIMIT))
+            threads.update(guest.list_entries((start + offset("rq", "cfs_tasks")) & WORD, node, left))
+            left -= len(threads)
             threads.discard(guest.u64(start + offset("rq", "idle")))
             found.update(guest.u64(thread + group) for thread in threads)
         return found

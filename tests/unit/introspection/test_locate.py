@@ -200,3 +200,14 @@ def test_random_and_damaged_memory_is_unmeasured_or_the_kernel(noise: bytes, at:
     memory.put(2 * MIB2 + at, noise)
     with suppress(NotFound):
         assert find_kernel(memory, [vmlinux]).physical_base == 2 * MIB2
+
+
+def test_copies_in_front_do_not_decide_what_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate, "CANDIDATE_LIMIT", 3)
+    memory, vmlinux = FakeMemory(12 * MIB2), reference()
+    for number in range(4):
+        memory.put(number * MIB2 + AT_BANNER, BANNER + b"\0")
+    install(memory, vmlinux, 8 * MIB2)
+    with pytest.raises(NotFound) as caught:
+        find_kernel(memory, [vmlinux])
+    assert caught.value.reason is Unmeasured.UNSUPPORTED

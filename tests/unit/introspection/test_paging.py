@@ -88,6 +88,18 @@ def test_a_table_full_of_itself_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         AddressSpace(memory, ROOT, 4).leaves()
 
 
+def test_few_tables_that_are_entered_over_and_over_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "ENTRY_LIMIT", 1000)
+    memory = FakeMemory(SIZE)
+    for table in range(3):
+        below = ROOT + (table + 1) * PAGE | PRESENT
+        memory.put(ROOT + table * PAGE + 511 * 8, below.to_bytes(8, "little"))
+    memory.put(ROOT + 3 * PAGE, np.full(512, 0x7000 | PRESENT, "<u8").tobytes())
+    memory.put(ROOT + 2 * PAGE, np.full(3, ROOT + 3 * PAGE | PRESENT, "<u8").tobytes())
+    with pytest.raises(PagingError, match="entries"):
+        AddressSpace(memory, ROOT, 4).leaves()
+
+
 def test_a_table_outside_ram_is_an_error_of_the_walk_and_no_mapping() -> None:
     memory = FakeMemory(SIZE)
     memory.word(ROOT + 511 * 8, 0x000F_FFFF_FFFF_F000 | PRESENT)

@@ -171,3 +171,54 @@ def test_random_structures_give_bounded_facts_or_faults(content: bytes) -> None:
     assert module.name.isascii()
     assert module.name.isprintable()
     assert len(module.extents) <= 8
+
+
+FAMILY = {
+    ("task_struct", "children"): 0,
+    ("task_struct", "sibling"): 16,
+    ("task_struct", "signal"): 32,
+    ("task_struct", "thread_node"): 40,
+    ("task_struct", "group_leader"): 56,
+    ("signal_struct", "thread_head"): 0,
+}
+
+
+def family(memory: FakeMemory, parents: dict[int, int]) -> Structures:
+    """Tasks by number, number 0 the first, each of one thread; ``parents`` names the parent of each other."""
+    made = structures(memory, FAMILY)
+    children: dict[int, list[int]] = {0: [], **{number: [] for number in parents}}
+    for number, parent in parents.items():
+        children[parent].append(DATA + 256 * number)
+    for number, theirs in children.items():
+        task = DATA + 256 * number
+        signal = task + 128
+        for at, value in ((32, signal), (40, signal), (48, signal), (56, task), (128, task + 40)):
+            put(memory, task + at, value)
+        ring = [task, *(child + 16 for child in theirs)]
+        for here, after in zip(ring, [*ring[1:], task], strict=True):
+            put(memory, here, after)
+    return made
+
+
+def test_relatives_are_found_at_any_depth() -> None:
+    memory = FakeMemory(1 << 20)
+    made = family(memory, {1: 0, 2: 0, 3: 2, 4: 3})
+    assert made.relatives() == {DATA + 256 * number for number in range(5)}
+
+
+def test_a_family_that_is_its_own_ancestor_ends() -> None:
+    memory = FakeMemory(1 << 20)
+    made = family(memory, {1: 0, 2: 1})
+    put(memory, DATA + 512 + 56, DATA + 256)
+    assert made.relatives() == {DATA, DATA + 256}
+
+
+@pytest.mark.parametrize("ring", [0, 40, 128], ids=["children", "thread", "threads"])
+def test_a_family_without_end_is_a_fault(ring: int) -> None:
+    memory = FakeMemory(1 << 20)
+    made = family(memory, {1: 0})
+    start = DATA + 256 + ring
+    put(memory, start, DATA + 0x4000)
+    put(memory, DATA + 0x4000, DATA + 0x4000)
+    with pytest.raises(GuestFault):
+        made.relatives()
