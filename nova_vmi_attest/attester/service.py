@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ _ENROL_RETRY = 5.0
 _ANSWER = 10
 
 
+class AgentError(AttestError):
+    """The agent cannot start."""
+
+
 class AttesterEndpoint:
     """What the bus may call: it only queues."""
 
@@ -65,7 +70,6 @@ class AttesterService:
         self._transport = transport
         self._host: str = conf.agent.host
         self._stopped = threading.Event()
-        self._threads: list[threading.Thread] = []
         self._cleanup = contextlib.ExitStack()
 
     def start(self) -> None:
@@ -83,9 +87,6 @@ class AttesterService:
         """Stop the threads, then close what :meth:`start` opened. Idempotent."""
         self._stopped.set()
         self._cleanup.close()
-        for thread in self._threads:
-            thread.join(timeout=30)
-        self._threads = []
 
     def wait(self) -> None:
         """Wait until :meth:`stop` was called."""
@@ -94,7 +95,12 @@ class AttesterService:
     def _start(self, stack: contextlib.ExitStack) -> None:
         agent, tpm_options = self._conf.agent, self._conf.tpm
         state = Path(agent.state_path)
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise AgentError(
+                f"{state} cannot be made: {error.strerror}", "make it, or set [agent] state_path"
+            ) from error
         verifiers = keys.load_public_keys([Path(agent.verifier_keys)])
 
         tpm = stack.enter_context(Tpm(tpm_options.tcti))
@@ -126,25 +132,25 @@ class AttesterService:
         server = messaging.get_server(
             self._transport, messaging.ATTESTER_TOPIC, self._host, AttesterEndpoint(self._challenges)
         )
-        self._threads = [
+        threads = [
             threading.Thread(target=self._stay_enrolled, name="enrolment", daemon=True),
             threading.Thread(target=self._answer, name="rounds", daemon=True),
         ]
         # Closing runs backwards: the bus first, then the threads' last work, then what they work with.
-        stack.callback(self._join)
-        for thread in self._threads:
+        stack.callback(self._join, threads)
+        for thread in threads:
             thread.start()
         server.start()
         stack.callback(server.wait)
         stack.callback(server.stop)
 
-    def _join(self) -> None:
+    def _join(self, threads: Sequence[threading.Thread]) -> None:
         self._stopped.set()
         self._challenges.wake()
-        for thread in self._threads:
+        for thread in threads:
             thread.join(timeout=30)
 
-    def _live_xml(self, guest: Any) -> str:
+    def _live_xml(self, guest: uuid.UUID) -> str:
         return self._lifecycle.live_xml(guest)
 
     def _stay_enrolled(self) -> None:
@@ -165,8 +171,8 @@ class AttesterService:
     def _answer(self) -> None:
         """Run a round for the challenges that came, until stopped."""
         while not self._stopped.is_set():
-            started = time.monotonic()
             for verifier, challenges in self._challenges.take(1.0, int(time.time())).items():
+                started = time.monotonic()
                 try:
                     batch = self._runner.run(verifier, challenges)
                     self._verifier.submit(batch.encode())
