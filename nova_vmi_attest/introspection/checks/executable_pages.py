@@ -53,8 +53,8 @@ class ExecutablePages(Check):
         explained = [*self._code(context), *([trampoline] if trampoline else []), *packs]
         left = pages.select(~_covered(pages, explained))
         for _ in range(ATTEMPTS):
-            if not len(left.va):
-                break
+            if not len(left.va) or len(left.va) > MODULE_CODE_LIMIT // PAGE:
+                break  # nothing, or more than any module: that does not go away by waiting
             # A module that is being loaded or was just initialised: its code comes before its description,
             # and outlives it for as long as readers may be in it.
             time.sleep(SETTLE)
