@@ -18,50 +18,26 @@ from nova_vmi_attest.attester.lifecycle import HypervisorError
 from nova_vmi_attest.attester.references import ReferenceCache
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence.encoding import EncodingError
-from nova_vmi_attest.evidence.measurement import (
-    Integrity,
-    Inventory,
-    Measurement,
-    Observation,
-    Status,
-    Unmeasured,
-)
+from nova_vmi_attest.evidence.measurement import Measurement, Unmeasured
 from nova_vmi_attest.evidence.measurement_codec import measurement_digest
-from nova_vmi_attest.introspection.measure import Measurer
-from nova_vmi_attest.introspection.memory.base import (
-    EncryptedMemory,
-    GuestGone,
-    GuestMemory,
-    UnsupportedLayout,
-)
+from nova_vmi_attest.introspection.measure import Measurer, unmeasured, unmeasured_reason
+from nova_vmi_attest.introspection.memory.base import GuestMemory
 from nova_vmi_attest.introspection.memory.domain import parse_domain
 from nova_vmi_attest.introspection.memory.select import choose, open_memory
 
 LOG = log.getLogger(__name__)
 
-# How an error of a reader is stated in the evidence; the first match counts.
-_REASONS: tuple[tuple[type[AttestError], Unmeasured], ...] = (
-    (EncryptedMemory, Unmeasured.ENCRYPTED),
-    (UnsupportedLayout, Unmeasured.UNSUPPORTED),
-    (GuestGone, Unmeasured.GONE),
-    (HypervisorError, Unmeasured.GONE),
-    (EncodingError, Unmeasured.INTERNAL),
-    (AttestError, Unmeasured.UNREADABLE),
-)
-
 # After these the memory is opened anew for the next round.
 _CLOSING = (Unmeasured.GONE, Unmeasured.UNREADABLE)
 
 
-def unmeasured(guest: uuid.UUID, reason: Unmeasured, detail: str, reader: str = "") -> Measurement:
-    """The measurement of a guest that could not be measured."""
-    shown = "".join(character if character.isprintable() else "?" for character in detail[:256])
-    return Measurement(
-        guest=guest,
-        integrity=Integrity(status=Status.UNMEASURED, reason=reason, detail=shown),
-        inventory=Inventory(),
-        observation=Observation(reader=reader, bytes_read=0, microseconds=0),
-    )
+def _reason(error: AttestError) -> Unmeasured:
+    """What went wrong here, or else with the guest's memory."""
+    if isinstance(error, HypervisorError):
+        return Unmeasured.GONE
+    if isinstance(error, EncodingError):
+        return Unmeasured.INTERNAL
+    return unmeasured_reason(error)
 
 
 class GuestMeasurer:
@@ -106,10 +82,9 @@ class GuestMeasurer:
             # What cannot travel must not keep the evidence of the whole host from travelling.
             measurement_digest(measurement)
         except AttestError as error:
-            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
             LOG.warning("guest %s (%s) cannot be measured: %s", record.guest, record.name, error)
             self.forget(record.guest)
-            return unmeasured(record.guest, reason, str(error))
+            return unmeasured(record.guest, _reason(error), str(error))
         except Exception:
             LOG.exception("guest %s (%s): the measurement failed unexpectedly", record.guest, record.name)
             self.forget(record.guest)

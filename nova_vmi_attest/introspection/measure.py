@@ -57,6 +57,22 @@ STANDSTILL = 1.0  # seconds without a tick, after which a kernel may be dead; an
 SEARCH_FIRST, SEARCH_LONGEST = 5.0, 300.0  # seconds until an unknown guest is searched for a kernel again
 
 
+# How an error is stated in the evidence; the first match counts. What is none of these lies in the guest.
+_REASONS: tuple[tuple[type[AttestError], Unmeasured], ...] = (
+    (GuestGone, Unmeasured.GONE),
+    (EncryptedMemory, Unmeasured.ENCRYPTED),
+    (UnsupportedLayout, Unmeasured.UNSUPPORTED),
+    (ReaderError, Unmeasured.UNREADABLE),
+)
+
+
+def unmeasured_reason(error: AttestError) -> Unmeasured:
+    """Why a guest could not be measured, given what went wrong with its memory."""
+    if isinstance(error, NotFound):
+        return error.reason
+    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), Unmeasured.UNSUPPORTED)
+
+
 class CheckError(AttestError):
     """The checks that are installed cannot be run: one needs another that is not there."""
 
@@ -150,24 +166,9 @@ class Measurer:
             state = self._locate(record, memory)
             integrity = self._run(state, facts)
             memory.end_pass()
-        except NotFound as error:
-            record.state = None
-            integrity = _unmeasured(error.reason, error.detail)
-        except GuestGone as error:
-            record.state = None
-            integrity = _unmeasured(Unmeasured.GONE, error.message)
-        except EncryptedMemory as error:
-            record.state = None
-            integrity = _unmeasured(Unmeasured.ENCRYPTED, error.message)
-        except UnsupportedLayout as error:
-            record.state = None
-            integrity = _unmeasured(Unmeasured.UNSUPPORTED, error.message)
-        except ReaderError as error:
-            record.state = None
-            integrity = _unmeasured(Unmeasured.UNREADABLE, error.message)
         except AttestError as error:
             record.state = None
-            integrity = _unmeasured(Unmeasured.UNSUPPORTED, error.message)
+            integrity = _unmeasured(unmeasured_reason(error), error.message)
         elapsed = int((time.perf_counter() - started) * 1e6)
         measured = integrity.status is Status.MEASURED
         inventory = Inventory(facts.processes, facts.processes_left_out) if measured else Inventory()
@@ -268,6 +269,11 @@ def passed(measurement: Measurement) -> bool:
     """Whether every check was carried out in full and found nothing. Not a verdict: that needs the policy."""
     integrity = measurement.integrity
     return integrity.status is Status.MEASURED and all(c.outcome is Outcome.PASSED for c in integrity.checks)
+
+
+def unmeasured(guest: uuid.UUID, reason: Unmeasured, detail: str) -> Measurement:
+    """The measurement of a guest whose memory could not even be opened."""
+    return Measurement(guest, _unmeasured(reason, detail), Inventory(), Observation("", 0, 0))
 
 
 def _unmeasured(reason: Unmeasured, detail: str) -> Integrity:

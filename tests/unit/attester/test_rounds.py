@@ -12,12 +12,12 @@ import pytest
 
 from nova_vmi_attest.attester.guests import GuestRecord, GuestRegistry, GuestState
 from nova_vmi_attest.attester.journal import ForeignExtend, Journal
-from nova_vmi_attest.attester.measuring import unmeasured
 from nova_vmi_attest.attester.rounds import RoundError, RoundRunner
 from nova_vmi_attest.evidence.batch import Batch, batch_root
 from nova_vmi_attest.evidence.challenge import Challenge, binding
 from nova_vmi_attest.evidence.log import EntryKind, replay
 from nova_vmi_attest.evidence.measurement import Measurement, Unmeasured
+from nova_vmi_attest.introspection.measure import unmeasured
 from tests.unit.attester.fake_tpm import PCR, FakeTpm
 
 VERIFIER = b"\x01" * 32
