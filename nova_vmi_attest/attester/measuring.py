@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from threading import Lock
 
 from oslo_log import log
@@ -21,7 +22,7 @@ from nova_vmi_attest.evidence.encoding import EncodingError
 from nova_vmi_attest.evidence.measurement import Measurement, Unmeasured
 from nova_vmi_attest.evidence.measurement_codec import measurement_digest
 from nova_vmi_attest.introspection.measure import Measurer, unmeasured, unmeasured_reason
-from nova_vmi_attest.introspection.memory.base import GuestMemory
+from nova_vmi_attest.introspection.memory.base import GuestGone, GuestMemory
 from nova_vmi_attest.introspection.memory.domain import parse_domain
 from nova_vmi_attest.introspection.memory.select import choose, open_memory
 
@@ -40,6 +41,15 @@ def _reason(error: AttestError) -> Unmeasured:
     return unmeasured_reason(error)
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The memory of one incarnation. Who reads it holds ``lock``, and so does who closes it."""
+
+    incarnation: int
+    memory: GuestMemory
+    lock: Lock = field(default_factory=Lock)
+
+
 class GuestMeasurer:
     """Measures guests, keeping their memory open and their kernels known between rounds.
 
@@ -56,7 +66,7 @@ class GuestMeasurer:
         self._measurer = Measurer(references)
         self._threads = threads
         self._lock = Lock()
-        self._open: dict[uuid.UUID, tuple[int, GuestMemory]] = {}
+        self._open: dict[uuid.UUID, _Opened] = {}
 
     def measure_all(self, guests: Sequence[GuestRecord]) -> tuple[Measurement, ...]:
         """One measurement for each guest, in the same order."""
@@ -64,11 +74,16 @@ class GuestMeasurer:
             return tuple(pool.map(self._measure, guests))
 
     def forget(self, guest: uuid.UUID) -> None:
-        """Close the memory of an incarnation that ended, and believe nothing that was learnt of it."""
+        """Close the memory of an incarnation that ended, and believe nothing that was learnt of it.
+
+        Waits for a pass that reads it: a descriptor that is closed under a reader may be another file's by
+        then.
+        """
         with self._lock:
-            _, memory = self._open.pop(guest, (0, None))
-        if memory is not None:
-            memory.close()
+            opened = self._open.pop(guest, None)
+        if opened is not None:
+            with opened.lock:
+                opened.memory.close()
         self._measurer.forget(guest)
 
     def close(self) -> None:
@@ -93,24 +108,34 @@ class GuestMeasurer:
         return measurement
 
     def _read(self, record: GuestRecord) -> Measurement:
-        memory = self._memory(record)
-        measurement = self._measurer.measure(record.guest, memory, memory.name)
+        opened = self._opened(record)
+        measurement = self._pass(record.guest, opened)
         if measurement.integrity.reason is Unmeasured.UNKNOWN_KERNEL and self._references.fetch_missing():
-            measurement = self._measurer.measure(record.guest, memory, memory.name)
+            measurement = self._pass(record.guest, opened)
         if measurement.integrity.reason in _CLOSING:
             # An open reader would keep the memory of an ended guest on the host.
             self.forget(record.guest)
         return measurement
 
-    def _memory(self, record: GuestRecord) -> GuestMemory:
+    def _pass(self, guest: uuid.UUID, opened: _Opened) -> Measurement:
+        with opened.lock:
+            with self._lock:
+                current = self._open.get(guest) is opened
+            if not current:
+                raise GuestGone(f"guest {guest} ended before it was measured")
+            return self._measurer.measure(guest, opened.memory, opened.memory.name)
+
+    def _opened(self, record: GuestRecord) -> _Opened:
         with self._lock:
-            incarnation, memory = self._open.get(record.guest, (0, None))
-        if memory is not None and incarnation == record.incarnation:
-            return memory
+            known = self._open.get(record.guest)
+        if known is not None:
+            if known.incarnation == record.incarnation:
+                return known
+            self.forget(record.guest)
         domain = parse_domain(self._live_xml(record.guest))
         choice = choose(domain, self._reader or None)
         LOG.info("guest %s (%s): reading by %s: %s", record.guest, record.name, choice.reader, choice.reason)
-        memory = open_memory(domain, choice.reader)
+        opened = _Opened(record.incarnation, open_memory(domain, choice.reader))
         with self._lock:
-            self._open[record.guest] = (record.incarnation, memory)
-        return memory
+            self._open[record.guest] = opened
+        return opened

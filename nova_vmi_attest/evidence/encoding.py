@@ -28,7 +28,6 @@ MAX_INTEGER = (1 << 53) - 1
 MAX_DEPTH = 32
 # How many arrays, objects and further members are read: what takes two bytes here takes a hundred in memory.
 MAX_ITEMS = 1 << 22
-DIGEST_SIZE = 32
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"0x(0|[1-9a-f][0-9a-f]{0,15})")
 # What moves the cursor, hides or reorders other text. A fixed list: whether a character is "printable" to

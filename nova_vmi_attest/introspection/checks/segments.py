@@ -20,7 +20,6 @@ from nova_vmi_attest.introspection.checks.base import CheckContext, Findings
 from nova_vmi_attest.introspection.guest import WORD
 from nova_vmi_attest.introspection.paging import ENTRIES, PAGE, AddressSpace
 
-FIXED = 8  # descriptors that are never written: code and data of kernel and user mode
 TASK, LOCAL, THREAD, LAST = 8, 10, 12, 15  # GDT_ENTRY_TSS, _LDT, _TLS_MIN, _CPUNODE
 PRESENT, ORDINARY = 0x80, 0x10  # of the access byte
 TASK_KINDS, LOCAL_KINDS = (0x89, 0x8B), (0x82,)
