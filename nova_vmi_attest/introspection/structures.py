@@ -27,7 +27,6 @@ PATH_DEPTH = 32
 PATH_BYTES = 256
 NAME_BYTES = 64
 MODULE_LIVE = 0  # enum module_state
-MODULE_UNFORMED = 3
 # enum mod_mem_type of kernels that have module.mem[]
 MEMORY_KINDS = ("text", "data", "rodata", "ro_after_init", "init_text", "init_data", "init_rodata")
 

@@ -101,7 +101,6 @@ class LiveInputs:
     """
 
     cpu_capabilities: int
-    capability_words: int
     pv_ops: tuple[int, ...]
     return_thunk: int | None
     smp: SmpState | None
@@ -128,7 +127,6 @@ class LiveKernel:
         self.vmlinux = vmlinux
         self.slide = source.slide
         self._capabilities: int | None = None
-        self._words = 0
         self._pv_ops: tuple[int, ...] | None = None
         self._return_thunk: int | None = None
         self._return_thunk_read = False
@@ -180,10 +178,8 @@ class LiveKernel:
         if self._capabilities is None:
             btf = self.vmlinux.btf
             offset = btf.offset("cpuinfo_x86", "x86_capability")
-            self._words = btf.length("cpuinfo_x86", "x86_capability")
-            self._capabilities = (
-                self._integer("cpu_capabilities", "boot_cpu_data", 4 * self._words, offset) or 0
-            )
+            size = 4 * btf.length("cpuinfo_x86", "x86_capability")
+            self._capabilities = self._integer("cpu_capabilities", "boot_cpu_data", size, offset) or 0
         return bool(self._capabilities >> feature & 1)
 
     @property
@@ -258,7 +254,6 @@ class LiveKernel:
         """What has been read so far."""
         return LiveInputs(
             cpu_capabilities=self._capabilities or 0,
-            capability_words=self._words,
             pv_ops=self._pv_ops or (),
             return_thunk=self._return_thunk,
             smp=self._smp,
