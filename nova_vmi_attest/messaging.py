@@ -29,9 +29,11 @@ ATTESTER_TOPIC = "nova_vmi_attest.attester"
 AUTHORITY_TOPIC = "nova_vmi_attest.authority"
 VERIFIER_TOPIC = "nova_vmi_attest.verifier"
 RESULTS_TOPIC = "nova_vmi_attest.results"
+# Where changed verdicts are announced to whoever subscribes, as oslo.messaging notifications.
+NOTIFICATIONS_TOPIC = "attestation_notifications"
 
 # Raise the minor version for an addition, the major one for a change that older peers would misread.
-VERSION = "1.0"
+VERSION = "1.1"
 
 # The largest piece of a blob that travels in one message, in bytes before base64.
 BLOB_PIECE = 1 << 19
@@ -80,6 +82,19 @@ class VerifierEndpoint(Protocol):
         {results, next}. ``next`` is where to go on, empty at the end.
         """
 
+    def event(self, ctxt: Mapping[str, Any], host: str, reason: str) -> None:
+        """Something changed on a host: a reason to challenge it soon, and no more than that. Since 1.1."""
+
+    def refused(self, ctxt: Mapping[str, Any], refusal: dict[str, Any]) -> None:
+        """What a scheduler refused: {at, server, project, request, level, total, hosts: [{host, reason}]}.
+        For people to read; anybody on the bus can send one. Since 1.1.
+        """
+
+    def challenge(self, ctxt: Mapping[str, Any], host: str, nonce: str) -> dict[str, Any]:
+        """Challenge a host now, with a nonce of 64 hex digits or, when empty, one of the verifier's:
+        {nonce}. Since 1.1.
+        """
+
 
 class ResultEndpoint(Protocol):
     """Served by every relying party: each receives each result."""
@@ -95,7 +110,9 @@ def get_transport(conf: cfg.ConfigOpts) -> oslo_messaging.Transport:
 
 def get_server(transport: oslo_messaging.Transport, topic: str, server: str, endpoint: object) -> Any:
     """An RPC server for one endpoint; the caller starts and stops it."""
-    target = oslo_messaging.Target(exchange=EXCHANGE, topic=topic, server=server, version=VERSION)
+    target = oslo_messaging.Target(exchange=EXCHANGE, topic=topic, server=server)
+    # The dispatcher compares the version of a call with that of the endpoint, not with the server's.
+    setattr(endpoint, "target", oslo_messaging.Target(version=VERSION))  # noqa: B010 - of whatever class it is
     return oslo_messaging.get_rpc_server(
         transport, target, [endpoint], access_policy=oslo_messaging.ExplicitRPCAccessPolicy
     )
@@ -135,16 +152,30 @@ class _Client:
     topic: str
 
     def __init__(self, transport: oslo_messaging.Transport, timeout: int = 30) -> None:
-        target = oslo_messaging.Target(exchange=EXCHANGE, topic=self.topic, version=VERSION)
+        # What was there from the start is asked for as such, so that a service of the version before answers.
+        target = oslo_messaging.Target(exchange=EXCHANGE, topic=self.topic, version="1.0")
         self._client = oslo_messaging.get_rpc_client(transport, target, timeout=timeout)
 
-    def _call(self, method: str, **arguments: Any) -> Any:
+    def _since(self, version: str) -> Any:
+        """The client for methods that came with a later version."""
+        return self._client.prepare(version=version)
+
+    def _call(self, method: str, since: str = "1.0", /, **arguments: Any) -> Any:
         """The answer, of whatever type it is.
 
-        :raises RefusedError: the service said so.
+        :param since: the version of the interface that brought the method.
+        :raises RefusedError: the service said so, or it is of a version that does not know the method.
         :raises oslo_messaging.MessagingException: no answer.
         """
-        answer = self._client.call({}, method, **arguments)
+        try:
+            answer = self._since(since).call({}, method, **arguments)
+        except oslo_messaging.RemoteError as error:
+            if error.exc_type != oslo_messaging.UnsupportedVersion.__name__:
+                raise
+            raise RefusedError(
+                f"the service that was asked is older than version {since}, which brought {method}",
+                "upgrade it first",
+            ) from error
         if isinstance(answer, Mapping) and "refused" in answer:
             raise RefusedError(str(answer["refused"])[:1024], str(answer.get("remedy", ""))[:1024])
         return answer
@@ -195,6 +226,16 @@ class VerifierClient(_Client):
     def results(self, after: str) -> dict[str, Any]:
         page: dict[str, Any] = self._call("results", after=after)
         return page
+
+    def event(self, host: str, reason: str) -> None:
+        self._since("1.1").cast({}, "event", host=host, reason=reason)
+
+    def refused(self, refusal: Mapping[str, Any]) -> None:
+        self._since("1.1").cast({}, "refused", refusal=dict(refusal))
+
+    def challenge(self, host: str, nonce: str = "") -> str:
+        answer: dict[str, Any] = self._call("challenge", "1.1", host=host, nonce=nonce)
+        return str(answer["nonce"])
 
 
 class ResultsClient(_Client):

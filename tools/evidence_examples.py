@@ -147,6 +147,22 @@ def _moment(offset: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(NOW + offset, datetime.UTC)
 
 
+def _signed(builder: x509.CertificateBuilder, private: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    """A certificate whose signature is the same every time (RFC 6979), so that vectors can be made again."""
+    tbs = builder.sign(private, hashes.SHA256()).tbs_certificate_bytes
+    signature = private.sign(tbs, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+    ecdsa_with_sha256 = bytes.fromhex("300a06082a8648ce3d040302")
+    return x509.load_der_x509_certificate(_der(0x30, tbs + ecdsa_with_sha256 + _der(0x03, b"\0" + signature)))
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    length = len(content)
+    if length < 0x80:
+        return bytes((tag, length)) + content
+    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(octets))) + octets + content
+
+
 def ca_certificate(label: str = "authority", ca: bool = True, key_label: str = "") -> x509.Certificate:
     """The self-signed certificate of an enrolment authority, valid for a year around :data:`NOW`.
 
@@ -166,7 +182,7 @@ def ca_certificate(label: str = "authority", ca: bool = True, key_label: str = "
         .add_extension(x509.BasicConstraints(ca, None), critical=True)
         .add_extension(usage, critical=True)
     )
-    return builder.sign(private, hashes.SHA256(), ecdsa_deterministic=True)
+    return _signed(builder, private)
 
 
 def ak_certificate(
@@ -194,7 +210,7 @@ def ak_certificate(
         .add_extension(x509.KeyUsage(True, *(False,) * 8), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
     )
-    made = builder.sign(key(authority), hashes.SHA256(), ecdsa_deterministic=True)
+    made = _signed(builder, key(authority))
     return made.public_bytes(serialization.Encoding.DER)
 
 

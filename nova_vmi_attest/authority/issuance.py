@@ -28,12 +28,12 @@ from oslo_log import log
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from nova_vmi_attest.authority import audit, registry
 from nova_vmi_attest.authority.ca import CertificateAuthority
 from nova_vmi_attest.db.models import AkCertificate
 from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence import encoding
+from nova_vmi_attest.records import audit, registry
 from nova_vmi_attest.tpm.ak_certificate import is_host_name
 from nova_vmi_attest.tpm.credential import make_challenge
 from nova_vmi_attest.tpm.endorsement import (

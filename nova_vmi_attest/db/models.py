@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Boolean, Index, Integer, LargeBinary, String, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -191,3 +191,79 @@ class BatchRow(Base):
     received: Mapped[int] = mapped_column(BigInteger())
     pcr_before: Mapped[str] = mapped_column(String(64))
     batch: Mapped[bytes] = mapped_column(LargeBinary(BATCH_BYTES))
+
+
+class ServerRow(Base):
+    """Where Nova says that a server is. ``required`` is set when it runs there and nothing is in flight, so
+    that its host must show it; ``allowed_host`` is a second host that may show it, as in a migration.
+
+    A deleted server keeps its row for as long as its history, for its project to read.
+    """
+
+    __tablename__ = "servers"
+
+    guest: Mapped[str] = mapped_column(String(36), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), index=True)
+    name: Mapped[str] = mapped_column(String(255))
+    host: Mapped[str] = mapped_column(String(255), index=True)
+    allowed_host: Mapped[str] = mapped_column(String(255))
+    required: Mapped[bool] = mapped_column(Boolean())
+    status: Mapped[str] = mapped_column(String(32))
+    task_state: Mapped[str] = mapped_column(String(64))
+    seen_at: Mapped[int] = mapped_column(BigInteger())
+    deleted_at: Mapped[int | None] = mapped_column(BigInteger())
+
+
+class RefusalRow(Base):
+    """A request for which a scheduler refused hosts. ``hosts`` is JSON for people: pairs of host and reason.
+
+    Anybody on the bus can send one.
+    """
+
+    __tablename__ = "refusals"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    at: Mapped[int] = mapped_column(BigInteger(), index=True)
+    server: Mapped[str] = mapped_column(String(36), index=True)
+    project: Mapped[str] = mapped_column(String(64), index=True)
+    request: Mapped[str] = mapped_column(String(64))
+    level: Mapped[str] = mapped_column(String(16))
+    total: Mapped[int] = mapped_column(BigInteger())
+    hosts: Mapped[str] = mapped_column(Text(TOKEN_BYTES))
+
+
+class OverrideRow(Base):
+    """An operator's word for a host, against or without its evidence, until it expires or is lifted."""
+
+    __tablename__ = "overrides"
+
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    reason: Mapped[str] = mapped_column(Text())
+    made_by: Mapped[str] = mapped_column(String(255))
+    made_at: Mapped[int] = mapped_column(BigInteger())
+    expires: Mapped[int] = mapped_column(BigInteger())
+    lifted_at: Mapped[int | None] = mapped_column(BigInteger())
+
+
+class CursorRow(Base):
+    """How far a reader of ``verdict_changes`` has come; moved by an update that names the old position."""
+
+    __tablename__ = "cursors"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger())
+    updated: Mapped[int] = mapped_column(BigInteger())
+
+
+class ResponseRow(Base):
+    """What was done because a verdict changed, or why it was not. ``change_id`` is the change's row."""
+
+    __tablename__ = "responses"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    at: Mapped[int] = mapped_column(BigInteger(), index=True)
+    response: Mapped[str] = mapped_column(String(64))
+    change_id: Mapped[int] = mapped_column(BigInteger())
+    subject: Mapped[str] = mapped_column(String(255))
+    outcome: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(Text())

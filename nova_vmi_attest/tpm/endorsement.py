@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509 import verification
+from OpenSSL import crypto
 
 from nova_vmi_attest.errors import AttestError
 
@@ -111,10 +111,10 @@ def verify_ek_chain(
 ) -> x509.Certificate:
     """Check an EK certificate up to one of ``roots`` and give it back parsed.
 
-    Checked: signatures, validity at ``now``, CA constraints and path length (RFC 5280 as cryptography
-    implements it), and that the leaf carries EKU 2.23.133.8.1. An empty subject, a critical SAN with a
-    directory name and notAfter 9999 are what TPM makers do, and pass. NOT checked: revocation, and which host
-    the TPM is in.
+    Checked: signatures, validity at ``now``, CA constraints and path length (RFC 5280 as OpenSSL implements
+    it; unknown critical extensions are refused), and that the leaf carries EKU 2.23.133.8.1. An empty
+    subject, a critical SAN with a directory name and notAfter 9999 are what TPM makers do, and pass. NOT
+    checked: revocation, and which host the TPM is in.
 
     :param now: aware UTC time.
     :raises EndorsementError: any of these fails, or there is no root to trust.
@@ -126,26 +126,47 @@ def verify_ek_chain(
     leaf = load_certificate(leaf_der)
     # A key that cannot be read fails here with its own remedy, not deep in the verifier.
     certified_key(leaf)
-    policy = (
-        verification.PolicyBuilder()
-        .store(verification.Store(list(roots)))
-        .time(now)
-        .max_chain_depth(MAX_INTERMEDIATES)
-        .extension_policies(
-            ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(),
-            ee_policy=verification.ExtensionPolicy.permit_all().require_present(
-                x509.ExtendedKeyUsage, verification.Criticality.AGNOSTIC, _demand_ek_usage
-            ),
-        )
-    )
     try:
-        policy.build_client_verifier().verify(leaf, list(intermediates))
-    except (verification.VerificationError, *CERTIFICATE_FAULTS) as error:
+        _demand_ek_usage(leaf)
+        _verify_path(leaf, intermediates, roots, now)
+    except (crypto.Error, crypto.X509StoreContextError, x509.ExtensionNotFound, *CERTIFICATE_FAULTS) as error:
         raise EndorsementError(
             f"the EK certificate does not chain to a configured root: {error}",
             "add the TPM maker's root to [authority] ek_roots and its intermediates to ek_intermediates",
         ) from error
     return leaf
+
+
+def _verify_path(
+    leaf: x509.Certificate,
+    intermediates: Sequence[x509.Certificate],
+    roots: Sequence[x509.Certificate],
+    now: datetime.datetime,
+) -> None:
+    """Have OpenSSL build and check a path.
+
+    No purpose is set, since an EK certificate is neither for TLS nor mail, and no strictness: makers leave a SAN
+    uncritical where the subject is empty. What strictness would demand of CAs is checked here.
+    """
+    store = crypto.X509Store()
+    store.set_time(now)
+    for root in roots:
+        store.add_cert(crypto.X509.from_cryptography(root))
+    chain = [crypto.X509.from_cryptography(certificate) for certificate in intermediates]
+    path = crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), chain).get_verified_chain()
+    if len(path) > MAX_INTERMEDIATES + 2:
+        raise ValueError(f"its path has {len(path)} certificates")
+    for issuer in (certificate.to_cryptography() for certificate in path[1:]):
+        if not issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            raise ValueError(f"{issuer.subject.rfc4514_string()} is no CA")
+
+
+def _demand_ek_usage(certificate: x509.Certificate) -> None:
+    if (
+        EK_CERTIFICATE_USAGE
+        not in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    ):
+        raise ValueError("not an EK certificate (extended key usage 2.23.133.8.1 is missing)")
 
 
 def load_trusted(directory: Path) -> tuple[x509.Certificate, ...]:
@@ -170,13 +191,6 @@ def load_trusted(directory: Path) -> tuple[x509.Certificate, ...]:
 
 def _pem_files(directory: Path) -> Iterable[Path]:
     return sorted(path for path in directory.iterdir() if path.suffix in (".pem", ".crt"))
-
-
-def _demand_ek_usage(
-    policy: verification.Policy, certificate: x509.Certificate, usage: x509.ExtendedKeyUsage
-) -> None:
-    if EK_CERTIFICATE_USAGE not in usage:
-        raise ValueError("not an EK certificate (extended key usage 2.23.133.8.1 is missing)")
 
 
 def _der_body(data: bytes) -> tuple[int, int]:

@@ -8,155 +8,28 @@ what they missed, and results end by themselves.
 
 from __future__ import annotations
 
-import json
-import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from nova_vmi_attest.db import models
 from nova_vmi_attest.db.session import Database
-from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence.result import (
     AttestationResult,
     GuestResult,
     HostResult,
-    Reason,
     ResultError,
     Verdict,
     sign_result,
 )
-from nova_vmi_attest.tpm.ak_certificate import is_host_name
+from nova_vmi_attest.records.results import ResultReader, encode_reasons
 from nova_vmi_attest.verifier.appraisal import Appraisal
 
 _DAY = 86400
 # What is left of the reasons when the result of a host with very many bad guests would be too large to send.
 _FEW_REASONS = 2
-# How many results, and bytes of them, travel in one message; one result may be larger.
-_PAGE_ROWS = 256
-_PAGE_BYTES = 4 << 20
-
-
-class PageRequestError(AttestError):
-    """Results were asked for in a way that makes no sense."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredResult:
-    """The newest result of a host; ``token`` is the signed one. Times are seconds since 1970."""
-
-    host: str
-    sequence: int
-    verdict: Verdict
-    reasons: tuple[Reason, ...]
-    issued: int
-    expires: int
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredGuest:
-    """The newest verdict on a guest by one host. Two hosts may show one guest: during a migration, or because
-    one of them shows a decoy.
-    """
-
-    guest: uuid.UUID
-    host: str
-    verdict: Verdict
-    reasons: tuple[Reason, ...]
-    issued: int
-    expires: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of a verdict. ``kind`` is ``host`` or ``guest``; ``previous`` is ``None`` for the first."""
-
-    at: int
-    kind: str
-    subject: str
-    host: str
-    previous: Verdict | None
-    verdict: Verdict
-    reasons: tuple[Reason, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBatch:
-    """An accepted batch, encoded, and the log PCR before its last quoted record."""
-
-    batch: bytes
-    pcr_before: bytes
-
-
-class ResultReader:
-    """Reads what is stored; needs no key."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def newest(self, host: str) -> StoredResult | None:
-        """The newest result of one host, valid or not."""
-        with self._database.reader() as session:
-            row = session.get(models.ResultRow, host)
-            return _stored(row) if row else None
-
-    def all(self) -> tuple[StoredResult, ...]:
-        """The newest result of every host by name, valid or not."""
-        with self._database.reader() as session:
-            rows = session.scalars(select(models.ResultRow).order_by(models.ResultRow.host))
-            return tuple(_stored(row) for row in rows)
-
-    def valid_tokens(self, after: str, now: int) -> tuple[list[str], str]:
-        """The signed results that have not expired of the hosts whose names follow ``after``.
-
-        They are as many as one message may hold; the second value is where to go on, empty at the end.
-
-        :raises PageRequestError: ``after`` is neither empty nor a host name.
-        """
-        if after != "" and not (isinstance(after, str) and is_host_name(after)):
-            raise PageRequestError("the name to begin after is no host name")
-        row = models.ResultRow
-        wanted = row.host > after, row.expires > now
-        sizes = select(row.host, func.length(row.token)).where(*wanted).order_by(row.host).limit(_PAGE_ROWS)
-        with self._database.reader() as session:
-            names: list[str] = []
-            total = 0
-            for host, size in session.execute(sizes):
-                total += size
-                if names and total > _PAGE_BYTES:
-                    break
-                names.append(host)
-            tokens = select(row.token).where(row.host.in_(names)).order_by(row.host)
-            return list(session.scalars(tokens)), names[-1] if names else ""
-
-    def guests(self, host: str | None = None) -> tuple[StoredGuest, ...]:
-        """The newest verdicts on every guest, or on those of one host."""
-        row = models.GuestResultRow
-        statement = select(row).order_by(row.guest, row.host)
-        if host is not None:
-            statement = statement.where(row.host == host)
-        with self._database.reader() as session:
-            return tuple(_stored_guest(row) for row in session.scalars(statement))
-
-    def history(self, subject: str | None = None, limit: int = 100) -> tuple[Change, ...]:
-        """The newest changes first, of everything or of one host or guest."""
-        statement = select(models.VerdictChange).order_by(models.VerdictChange.id.desc()).limit(limit)
-        if subject is not None:
-            statement = statement.where(models.VerdictChange.subject == subject)
-        with self._database.reader() as session:
-            return tuple(_stored_change(row) for row in session.scalars(statement))
-
-    def batch_of(self, guest: uuid.UUID) -> StoredBatch | None:
-        """The newest accepted batch of the host that showed the guest last."""
-        with self._database.reader() as session:
-            row = models.GuestResultRow
-            newest = select(row.host).where(row.guest == str(guest)).order_by(row.issued.desc()).limit(1)
-            host = session.scalar(newest)
-            batch = session.get(models.BatchRow, host) if host else None
-            return StoredBatch(batch.batch, bytes.fromhex(batch.pcr_before)) if batch else None
 
 
 class Results(ResultReader):
@@ -203,7 +76,7 @@ class Results(ResultReader):
             row = models.ResultRow(host=host)
             session.add(row)
         row.sequence, row.verdict, row.token = result.sequence, result.host.verdict.value, token
-        row.reasons = _encode(result.host.reasons)
+        row.reasons = encode_reasons(result.host.reasons)
         row.issued, row.expires = result.issued, result.expires
         self._record_guests(session, result)
         session.execute(delete(models.VerdictChange).where(models.VerdictChange.at < now - self._history))
@@ -235,7 +108,7 @@ class Results(ResultReader):
             if row is None:
                 row = models.GuestResultRow(guest=name, host=host)
                 session.add(row)
-            row.verdict, row.reasons = guest.verdict.value, _encode(guest.reasons)
+            row.verdict, row.reasons = guest.verdict.value, encode_reasons(guest.reasons)
             row.sequence, row.issued, row.expires = result.sequence, result.issued, result.expires
 
 
@@ -249,32 +122,5 @@ def _change(
         host=host,
         previous=previous.value if previous else "",
         verdict=result.verdict.value,
-        reasons=_encode(result.reasons),
-    )
-
-
-def _encode(reasons: tuple[Reason, ...]) -> str:
-    return json.dumps([[item.check, item.symbol, item.offset, item.length, item.detail] for item in reasons])
-
-
-def _decode(text: str) -> tuple[Reason, ...]:
-    return tuple(Reason(*item) for item in json.loads(text))
-
-
-def _stored(row: models.ResultRow) -> StoredResult:
-    return StoredResult(
-        row.host, row.sequence, Verdict(row.verdict), _decode(row.reasons), row.issued, row.expires, row.token
-    )
-
-
-def _stored_guest(row: models.GuestResultRow) -> StoredGuest:
-    return StoredGuest(
-        uuid.UUID(row.guest), row.host, Verdict(row.verdict), _decode(row.reasons), row.issued, row.expires
-    )
-
-
-def _stored_change(row: models.VerdictChange) -> Change:
-    previous = Verdict(row.previous) if row.previous else None
-    return Change(
-        row.at, row.kind, row.subject, row.host, previous, Verdict(row.verdict), _decode(row.reasons)
+        reasons=encode_reasons(result.reasons),
     )

@@ -17,10 +17,10 @@ from sqlalchemy import select
 from nova_vmi_attest.attester.enrolment import Enrolment, EnrolmentError
 from nova_vmi_attest.authority.ca import CertificateAuthority, create_ca
 from nova_vmi_attest.authority.issuance import Endorsers, Issuance
-from nova_vmi_attest.authority.registry import HostRegistry
 from nova_vmi_attest.authority.service import AuthorityEndpoint
 from nova_vmi_attest.db.models import AuditRecord
 from nova_vmi_attest.db.session import Database
+from nova_vmi_attest.records.registry import HostRegistry
 from nova_vmi_attest.tpm.ak_certificate import verify_ak_certificate
 from nova_vmi_attest.tpm.device import Tpm, TpmError
 from nova_vmi_attest.tpm.quote import verify_quote

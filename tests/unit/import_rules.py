@@ -32,7 +32,10 @@ class Rule:
 
 OSLO = ("oslo_config", "oslo_log", "oslo_messaging", "oslo_service", "oslo_utils", "oslo_concurrency")
 DATABASE = ("oslo_db", "sqlalchemy", "alembic")
-SHARED = ("conf", "db", "evidence", "messaging", "references", "tpm")
+SHARED = ("conf", "db", "evidence", "messaging", "records", "references", "tpm")
+OPENSTACK_WEB = ("keystonemiddleware", "oslo_context", "oslo_middleware", "oslo_policy")
+WEB = (*OPENSTACK_WEB, "flask", "jsonschema", "werkzeug")
+KEYSTONE = ("keystoneauth1", "openstack")
 
 RULES: Mapping[str, Rule] = {
     "": Rule(),
@@ -43,7 +46,7 @@ RULES: Mapping[str, Rule] = {
     # Verification needs no TPM and must not come to need one.
     "tpm.structures": Rule(theirs=("cryptography",), pure=True),
     "tpm.quote": Rule(("tpm.structures",), ("cryptography",), pure=True),
-    "tpm.endorsement": Rule(("tpm.structures",), ("cryptography",), pure=True),
+    "tpm.endorsement": Rule(("tpm.structures",), ("OpenSSL", "cryptography"), pure=True),
     "tpm.ak_certificate": Rule(("tpm.endorsement", "tpm.structures"), ("cryptography",), pure=True),
     "tpm.device": Rule(("tpm",), ("cryptography", "tpm2_pytss"), pure=True),
     "tpm.sessions": Rule(("tpm",), ("cryptography", "tpm2_pytss"), pure=True),
@@ -62,20 +65,34 @@ RULES: Mapping[str, Rule] = {
     "verifier.policy": Rule(("evidence", "tpm"), (), pure=True),
     # What the services share.
     "messaging": Rule(("conf",), OSLO),
-    "conf": Rule((), OSLO + DATABASE),
+    "conf": Rule((), (*OSLO, *DATABASE, "keystoneauth1", "keystonemiddleware")),
     "db": Rule(("conf",), OSLO + DATABASE),
+    "records": Rule(("db", "evidence", "tpm"), (*DATABASE, "cryptography")),
     # The services, which know the shared packages and themselves, and never each other.
     "attester": Rule((*SHARED, "introspection", "kernel"), (*OSLO, "libvirt", "cryptography", "lxml")),
     "authority": Rule(SHARED, (*OSLO, *DATABASE, "cryptography")),
-    "verifier": Rule(SHARED, (*OSLO, *DATABASE, "cryptography")),
+    "verifier": Rule(SHARED, (*OSLO, *DATABASE, *KEYSTONE, "cryptography", "stevedore")),
     "relying": Rule(("conf", "evidence", "messaging"), (*OSLO, "cryptography")),
-    "relying.scheduler_filter": Rule(
-        ("conf", "evidence", "messaging", "relying"), (*OSLO, "cryptography", "nova")
-    ),
+    # What Nova loads into its own services knows Nova, and the part that both schedulers' plugins share does.
+    "relying.shared": Rule(("conf", "evidence", "messaging", "relying"), (*OSLO, "nova")),
+    "relying.scheduler_filter": Rule(("conf", "evidence", "messaging", "relying"), (*OSLO, "nova")),
+    "relying.scheduler_weigher": Rule(("conf", "evidence", "messaging", "relying"), (*OSLO, "nova")),
+    "relying.demand": Rule(("conf", "evidence", "relying"), (*OSLO, "nova")),
+    "relying.images": Rule(("conf", "relying"), (*OSLO, *KEYSTONE, "nova")),
+    "relying.extra_specs": Rule(("conf", "relying"), ("nova",)),
+    "relying.server_properties": Rule(("conf", "evidence", "relying"), (*OSLO, "nova", "webob")),
+    "relying.lifecycle_driver": Rule(("conf", "relying"), (*OSLO, "nova")),
+    # The control plane's HTTP interface; it reads what the services recorded and asks them over the bus.
+    "policies": Rule((), ("oslo_policy",)),
+    "api": Rule((*SHARED, "policies"), (*OSLO, *DATABASE, *WEB, "cryptography", "yaml")),
+    "wsgi": Rule(("api", "conf", "messaging"), OSLO),
+    # The client's plugin runs where nothing else of this package is configured.
+    "osc": Rule(("evidence", "tpm"), ("cryptography", "keystoneauth1", "openstack", "osc_lib", "cliff")),
+    "tempest_plugin": Rule((), ("tempest", "oslo_config", "testtools")),
     # Command lines put services together, so they may know everything.
     "cmd": Rule(
         ("attester", "authority", "verifier", "relying", "introspection", "kernel", *SHARED),
-        (*OSLO, *DATABASE, "cryptography", "rich"),
+        (*OSLO, *DATABASE, "cryptography", "rich", "oslo_upgradecheck"),
     ),
 }
 

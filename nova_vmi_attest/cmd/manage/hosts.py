@@ -10,8 +10,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from nova_vmi_attest.authority.registry import HostRegistry, RegisteredHost
 from nova_vmi_attest.cmd.manage.context import CommandError, Context, Nouns, moment, read_file
+from nova_vmi_attest.records.registry import HostRegistry, RegisteredHost
 from nova_vmi_attest.verifier.hosts import Hosts, KnownHost
 
 _MAX_CERTIFICATE = 1 << 16

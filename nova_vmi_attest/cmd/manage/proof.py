@@ -18,7 +18,7 @@ from nova_vmi_attest.evidence.batch import Batch
 from nova_vmi_attest.evidence.measurement import Measurement
 from nova_vmi_attest.evidence.measurement_codec import encode_measurement
 from nova_vmi_attest.evidence.proof import MAX_PROOF_BYTES, GuestProof, make_proof, verify_proof
-from nova_vmi_attest.verifier.results import ResultReader
+from nova_vmi_attest.records.results import ResultReader
 
 _MAX_CERTIFICATES = 1 << 20
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nova_vmi_attest.cmd.manage.context import CommandError, Context, Nouns, moment
 from nova_vmi_attest.evidence.result import Reason, Verdict
-from nova_vmi_attest.verifier.results import Change, ResultReader, StoredGuest, StoredResult
+from nova_vmi_attest.records.results import Change, ResultReader, StoredGuest, StoredResult
 
 
 def add_parser(nouns: Nouns, common: argparse.ArgumentParser) -> None:

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from nova_vmi_attest.authority.audit import RefusalLog
 from nova_vmi_attest.authority.issuance import ENROLMENT_LIFETIME, IssuanceError
-from nova_vmi_attest.authority.registry import RegistryError
 from nova_vmi_attest.db.models import AkCertificate
 from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.records.audit import RefusalLog
+from nova_vmi_attest.records.registry import RegistryError
 from nova_vmi_attest.tpm.credential import CredentialError
 from nova_vmi_attest.tpm.endorsement import EndorsementError
 from nova_vmi_attest.verifier.hosts import Hosts

@@ -89,9 +89,9 @@ def ready(manage: Deployment) -> Deployment:
 def test_the_schema_is_made_on_request_only(manage: Deployment) -> None:
     assert "db upgrade" in manage.refused("db", "check")
     assert "db upgrade" in manage.refused("host", "list")
-    assert manage.json("db", "upgrade") == {"before": None, "after": "0001"}
-    assert "0001" in manage("db", "check")
-    assert manage.json("db", "upgrade")["before"] == "0001"
+    assert manage.json("db", "upgrade") == {"before": None, "after": "0002"}
+    assert "0002" in manage("db", "check")
+    assert manage.json("db", "upgrade")["before"] == "0002"
 
 
 def test_the_key_is_made_once_and_shown(manage: Deployment) -> None:

@@ -63,6 +63,15 @@ def test_an_intermediate_is_not_trusted_by_itself() -> None:
         verify_ek_chain(leaf, [other.intermediate], [MAKER.root], NOW)
 
 
+def test_a_chip_is_no_ca_for_another() -> None:
+    signer = Maker()
+    signer.key = ec.generate_private_key(ec.SECP256R1())
+    chip = MAKER.certify(signer.key.public_key(), subject="maker CA")
+    leaf = der(signer.certify(KEY.public_key()))
+    with pytest.raises(EndorsementError, match="does not chain"):
+        verify_ek_chain(leaf, [chip, MAKER.intermediate], [MAKER.root], NOW)
+
+
 def test_without_roots_nothing_is_trusted() -> None:
     with pytest.raises(EndorsementError, match="no root"):
         verify_ek_chain(der(MAKER.certify(KEY.public_key())), [MAKER.intermediate], [], NOW)

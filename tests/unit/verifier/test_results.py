@@ -11,8 +11,9 @@ import pytest
 from nova_vmi_attest.db import models
 from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.evidence.result import GuestResult, HostResult, Reason, Verdict, verify_result
+from nova_vmi_attest.records.results import PageRequestError
 from nova_vmi_attest.verifier.appraisal import Appraisal
-from nova_vmi_attest.verifier.results import PageRequestError, Results
+from nova_vmi_attest.verifier.results import Results
 
 NOW = 1_000_000
 KEY = examples.key("verifier")
@@ -71,13 +72,13 @@ def test_results_are_handed_out_in_pieces_that_a_message_may_hold(
     results: Results, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = [record(results, database, {}, host=f"host-{number}") for number in range(5)]
-    monkeypatch.setattr("nova_vmi_attest.verifier.results._PAGE_BYTES", 2 * len(tokens[0]))
+    monkeypatch.setattr("nova_vmi_attest.records.results._PAGE_BYTES", 2 * len(tokens[0]))
     after, pages = "", []
     while (page := results.valid_tokens(after, NOW))[1]:
         after = page[1]
         pages.append(page[0])
     assert pages == [tokens[0:2], tokens[2:4], tokens[4:]]
-    monkeypatch.setattr("nova_vmi_attest.verifier.results._PAGE_BYTES", 1)
+    monkeypatch.setattr("nova_vmi_attest.records.results._PAGE_BYTES", 1)
     assert results.valid_tokens("", NOW) == (tokens[:1], "host-0")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nova_vmi_attest.authority.registry import NotRegistered, RegistryError
+from nova_vmi_attest.records.registry import NotRegistered, RegistryError
 from nova_vmi_attest.tpm.endorsement import EndorsementError, certified_key, ek_digest
 from tests.unit.authority.scene import Scene
 from tests.unit.tpm.maker import Chip

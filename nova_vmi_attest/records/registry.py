@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from nova_vmi_attest.authority import audit
 from nova_vmi_attest.db.models import AkCertificate, Host
 from nova_vmi_attest.db.session import Database, DuplicateError
 from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.records import audit
 from nova_vmi_attest.tpm.ak_certificate import is_host_name
 from nova_vmi_attest.tpm.endorsement import certified_key, ek_digest, load_certificate
 
