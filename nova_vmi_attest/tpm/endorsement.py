@@ -145,8 +145,8 @@ def _verify_path(
 ) -> None:
     """Have OpenSSL build and check a path.
 
-    No purpose is set, since an EK certificate is neither for TLS nor mail, and no strictness: makers leave a SAN
-    uncritical where the subject is empty. What strictness would demand of CAs is checked here.
+    No purpose is set, since an EK certificate is neither for TLS nor mail, and no strictness: makers leave a
+    SAN uncritical where the subject is empty. What strictness would demand of CAs is checked here.
     """
     store = crypto.X509Store()
     store.set_time(now)

@@ -20,8 +20,8 @@ from lab import REPOSITORY
 from lab.processes import free_ports, kill_pid
 
 from nova_vmi_attest import conf as configuration
-from nova_vmi_attest.authority.registry import HostRegistry
 from nova_vmi_attest.db.session import Database
+from nova_vmi_attest.records.registry import HostRegistry
 
 # devstack's functions, as far as the plugin uses them (its inc/ini-config and functions-common say what
 # they do).

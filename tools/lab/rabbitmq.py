@@ -11,10 +11,10 @@ import os
 import signal
 import socket
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from uuid import uuid4
 
 from lab.errors import LabError
 from lab.processes import free_ports, stop, until
@@ -22,6 +22,61 @@ from lab.processes import free_ports, stop, until
 # Not the wrapper in /usr/sbin: that one switches to the system node's user and directories.
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """How a node and its port mapper are started, whoever starts them. Ports are on 127.0.0.1."""
+
+    directory: Path
+    mapper_port: int
+    port: int
+    distribution_port: int
+
+    def prepare(self) -> None:
+        """Write the files that the node reads. Raises LabError when RabbitMQ is not installed."""
+        if not SERVER.exists():
+            raise LabError(f"there is no {SERVER}", "apt-get install rabbitmq-server")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "enabled_plugins").write_text("[].\n")
+        (self.directory / "empty.conf").touch()
+
+    @property
+    def mapper(self) -> list[str]:
+        """The port mapper's command."""
+        return ["epmd", "-address", "127.0.0.1", "-port", str(self.mapper_port)]
+
+    @property
+    def server(self) -> list[str]:
+        """The node's command."""
+        return [str(SERVER)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the node's command is told through its environment."""
+        here = self.directory
+        return {
+            "HOME": str(here),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self.mapper_port),
+            "RABBITMQ_NODENAME": f"lab-{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self.distribution_port),
+            "RABBITMQ_CONF_ENV_FILE": str(here / "empty.conf"),
+            "RABBITMQ_CONFIG_FILE": str(here / "empty.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(here / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(here / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(here / "log"),
+            "RABBITMQ_PID_FILE": str(here / "pid"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(here / "config"),
+            # Makes the script become the node instead of waiting for it, so that it is our own process.
+            "RUNNING_UNDER_SYSTEMD": "true",
+            # Two schedulers that sleep when idle, and no node-to-node listener but on loopback.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+            ),
+        }
 
 
 class RabbitMq:
@@ -70,40 +125,13 @@ class RabbitMq:
             stop(process, signal.SIGKILL)
 
     def _start(self) -> None:
-        if not SERVER.exists():
-            raise LabError(f"there is no {SERVER}", "apt-get install rabbitmq-server")
-        self._directory.mkdir(parents=True, exist_ok=True)
         mapper, self._port, distribution = range(first := free_ports(3), first + 3)
-        self._spawn(["epmd", "-address", "127.0.0.1", "-port", str(mapper)], {}, "epmd")
-        until(lambda: _accepts(mapper), "epmd", 10, self._processes[0], self._log("epmd"))
-        plugins = self._directory / "enabled_plugins"
-        plugins.write_text("[].\n")
-        empty = self._directory / "empty.conf"
-        empty.touch()
-        environment = {
-            "HOME": str(self._directory),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(mapper),
-            "RABBITMQ_NODENAME": f"lab-{uuid4().hex[:8]}@localhost",
-            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": str(self._port),
-            "RABBITMQ_DIST_PORT": str(distribution),
-            "RABBITMQ_CONF_ENV_FILE": str(empty),
-            "RABBITMQ_CONFIG_FILE": str(empty),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
-            "RABBITMQ_MNESIA_BASE": str(self._directory / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(self._directory / "log"),
-            "RABBITMQ_PID_FILE": str(self._directory / "pid"),
-            "RABBITMQ_GENERATED_CONFIG_DIR": str(self._directory / "config"),
-            # Makes the script become the node instead of waiting for it, so that the node is our own child.
-            "RUNNING_UNDER_SYSTEMD": "true",
-            # Two schedulers that sleep when idle, and no node-to-node listener but on loopback.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
-            ),
-        }
-        self._spawn([str(SERVER)], environment, "server")
-        until(self._greets, "RabbitMQ", 90, self._processes[1], self._log("server"))
+        node = Node(self._directory, mapper, self._port, distribution)
+        node.prepare()
+        self._spawn(node.mapper, {}, "epmd")
+        until(lambda: accepts(mapper), "epmd", 10, self._processes[0], self._log("epmd"))
+        self._spawn(node.server, node.environment, "server")
+        until(lambda: greets(self._port), "RabbitMQ", 90, self._processes[1], self._log("server"))
 
     def _spawn(self, command: list[str], environment: dict[str, str], name: str) -> None:
         inherited = {
@@ -129,17 +157,19 @@ class RabbitMq:
     def _log(self, name: str) -> Path:
         return self._directory / f"{name}.log"
 
-    def _greets(self) -> bool:
-        """Say whether the node answers as an AMQP server does, which it does last of all at its start."""
-        try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=5) as client:
-                client.sendall(PROTOCOL_HEADER)
-                return len(client.recv(16)) > 0
-        except OSError:
-            return False
+
+def greets(port: int) -> bool:
+    """Say whether a node answers as an AMQP server does, which it does last of all at its start."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            client.sendall(PROTOCOL_HEADER)
+            return len(client.recv(16)) > 0
+    except OSError:
+        return False
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
+    """Say whether something listens on a port of 127.0.0.1."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

@@ -44,7 +44,7 @@ class SoftwareTpm:
 
     def __enter__(self) -> Self:
         if not (self._state / "tpm2-00.permall").exists():
-            self._manufacture()
+            self.manufacture()
         self.start()
         return self
 
@@ -87,17 +87,19 @@ class SoftwareTpm:
             left.unlink(missing_ok=True)
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                [
-                    "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self._state}",
-                    "--flags", f"not-need-init,startup-{startup}",
-                    "--server", f"type=unixio,path={self._socket}",
-                    "--ctrl", f"type=unixio,path={self._control}",
-                    "--log", f"level=20,file={self._commands}",
-                ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
-        # The control channel says when it is ready; a probe of the data channel would occupy it.
-        until(self._answers, "swtpm", 10, self._process, self._log)
+                self.command(startup), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        until(self.answers, "swtpm", 10, self._process, self._log)
+
+    def command(self, startup: Literal["clear", "state"] = "clear") -> list[str]:
+        """How swtpm is started, for those who start and stop it themselves."""
+        return [
+            "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self._state}",
+            "--flags", f"not-need-init,startup-{startup}",
+            "--server", f"type=unixio,path={self._socket}",
+            "--ctrl", f"type=unixio,path={self._control}",
+            "--log", f"level=20,file={self._commands}",
+        ]  # fmt: skip
 
     def stop(self) -> None:
         """Power off."""
@@ -132,7 +134,8 @@ class SoftwareTpm:
             stop(self._process, how)
             self._process = None
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Say whether it is ready, by its control channel: a probe of the data channel would occupy it."""
         with socket.socket(socket.AF_UNIX) as channel:
             try:
                 channel.connect(str(self._control))
@@ -140,7 +143,7 @@ class SoftwareTpm:
                 return False
         return True
 
-    def _manufacture(self) -> None:
+    def manufacture(self) -> None:
         """Make the keys and certificates; swtpm_localca makes its authority on first use."""
         self._state.mkdir(parents=True, exist_ok=True)
         self._ca.mkdir(parents=True, exist_ok=True)
