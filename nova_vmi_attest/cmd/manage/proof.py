@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import os
 import time
@@ -18,6 +19,7 @@ from nova_vmi_attest.evidence.batch import Batch
 from nova_vmi_attest.evidence.measurement import Measurement
 from nova_vmi_attest.evidence.measurement_codec import encode_measurement
 from nova_vmi_attest.evidence.proof import MAX_PROOF_BYTES, GuestProof, make_proof, verify_proof
+from nova_vmi_attest.evidence.summary import summarize
 from nova_vmi_attest.records.results import ResultReader
 
 _MAX_CERTIFICATES = 1 << 20
@@ -85,26 +87,7 @@ def _verify(args: argparse.Namespace, context: Context) -> None:
 
 def _facts(measurement: Measurement) -> dict[str, Any]:
     """What the proof shows, for people: facts, not a verdict."""
-    integrity = measurement.integrity
-    checks = [f"{check.check}: {check.outcome}" for check in integrity.checks]
-    findings = [
-        f"{finding.check}: {finding.symbol}+{finding.offset:#x}, {finding.length} bytes, {finding.detail}"
-        for check in integrity.checks
-        for finding in check.findings
-    ]
-    return {
-        "status": " ".join(
-            filter(None, (integrity.status.value, integrity.reason and integrity.reason.value))
-        ),
-        "kernel": integrity.kernel.release if integrity.kernel else None,
-        "reference": integrity.kernel.reference if integrity.kernel else None,
-        "code_bytes": integrity.code_bytes,
-        "unexplained_bytes": integrity.unexplained_bytes,
-        "modules": len(integrity.modules),
-        "processes": len(measurement.inventory.processes),
-        "checks": checks,
-        "findings": findings,
-    }
+    return dataclasses.asdict(summarize(measurement))
 
 
 def _authorities(path: Path) -> list[x509.Certificate]:
