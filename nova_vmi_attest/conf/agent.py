@@ -112,4 +112,25 @@ Seconds between two comparisons of the agent's guests with libvirt's.
 Events keep them in step; this heals what an event missed.
 """,
     ),
+    cfg.StrOpt(
+        "hint_socket",
+        default="/run/nova-vmi-attest/hints.sock",
+        help="""
+The unix datagram socket on which nova-compute says that it did something with an instance.
+
+Such a hint only makes the agent look at libvirt at once; nothing in it is believed. The directory must exist
+(systemd's ``RuntimeDirectory=`` makes it), belong to the agent's user or to root, be writable by its owner
+alone, and have no symbolic link on the way to it. Empty to do without hints: libvirt's own events and
+``reconcile_interval`` remain.
+""",
+    ),
+    cfg.StrOpt(
+        "hint_group",
+        default="nova",
+        help="""
+The group that may send hints: the one that nova-compute runs as.
+
+The socket gets mode 0660 and this group. Empty to leave the socket to the agent's own user.
+""",
+    ),
 ]

@@ -64,4 +64,14 @@ and one that is stopped, since the memory that its last result was about is gone
 servers must be evacuated from hosts that are down: their results go stale.
 """,
     ),
+    cfg.StrOpt(
+        "hint_socket",
+        default="/run/nova-vmi-attest/hints.sock",
+        help="""
+The agent's unix datagram socket, to which nova-compute passes on what it does with its instances.
+
+Read by the notification driver ``vmi_attest`` in nova-compute; the same as ``[agent] hint_socket``. When nobody
+listens there Nova is not delayed: the agent follows libvirt's own events all the same. Empty to send nothing.
+""",
+    ),
 ]
