@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attestation API as tempest's clients are made: one method for each request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tempest.lib.common import rest_client
+
+
+class AttestationClient(rest_client.RestClient):  # type: ignore[misc]
+    """Raises tempest's exceptions for what the API refuses."""
+
+    def show_server(self, server_id: str) -> dict[str, Any]:
+        """The verdict on one server."""
+        return self._get(f"v1/servers/{server_id}")
+
+    def list_servers(self) -> list[dict[str, Any]]:
+        """The first page of the project's servers."""
+        servers: list[dict[str, Any]] = self._get("v1/servers")["servers"]
+        return servers
+
+    def list_hosts(self) -> list[dict[str, Any]]:
+        """The first page of the hosts, for operators."""
+        hosts: list[dict[str, Any]] = self._get("v1/hosts")["hosts"]
+        return hosts
+
+    def _get(self, url: str) -> dict[str, Any]:
+        response, body = self.get(url)
+        self.expected_success(200, response.status)
+        answer: dict[str, Any] = json.loads(body)
+        return answer
