@@ -70,8 +70,9 @@ servers must be evacuated from hosts that are down: their results go stale.
         help="""
 The agent's unix datagram socket, to which nova-compute passes on what it does with its instances.
 
-Read by the notification driver ``vmi_attest`` in nova-compute; the same as ``[agent] hint_socket``. When nobody
-listens there Nova is not delayed: the agent follows libvirt's own events all the same. Empty to send nothing.
+Read by the notification driver ``vmi_attest`` in nova-compute; the same as ``[agent] hint_socket``. When
+nobody listens there Nova is not delayed: the agent follows libvirt's own events all the same. Empty to send
+nothing.
 """,
     ),
 ]
