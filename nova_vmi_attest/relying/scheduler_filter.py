@@ -11,57 +11,26 @@ The scheduler sees no image properties beyond those that Nova knows, so only fla
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import nova.conf
-import oslo_messaging
 from nova.scheduler import filters, utils
-from oslo_config import cfg
 from oslo_log import log
 
 from nova_vmi_attest.conf import relying as options
 from nova_vmi_attest.conf.opts import register_group
-from nova_vmi_attest.evidence import keys
-from nova_vmi_attest.evidence.keys import KeyFileError
 from nova_vmi_attest.evidence.result import Verdict
-from nova_vmi_attest.relying.listener import ResultListener
+from nova_vmi_attest.relying.shared import SHARED, SharedTrust
 from nova_vmi_attest.relying.trust import Trust, TrustCache
 
 LOG = log.getLogger(__name__)
 
 HOST_SPEC = "trust:host"
 GUEST_SPEC = "trust:guest"
-
-
-class SharedTrust:
-    """The trust cache of this process, made from Nova's configuration when it is needed first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._cache: TrustCache | None = None
-
-    def get(self, conf: cfg.ConfigOpts) -> TrustCache:
-        """The cache, with a listener that fills it in the background.
-
-        Without usable keys it stays empty, so that every host is unknown; the log says so.
-        """
-        cache = self._cache
-        if cache is None:
-            with self._lock:
-                if self._cache is None:
-                    self._cache = _listen(conf)
-                cache = self._cache
-        return cache
-
-
-SHARED = SharedTrust()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +83,12 @@ class VMIAttestationFilter(filters.BaseHostFilter):  # type: ignore[misc]
     def _demand(self, spec_obj: Any) -> Demand | None:
         """``None``, which refuses every host, when the request cannot be understood."""
         try:
-            return _demand(self._shared.get(nova.conf.CONF), nova.conf.CONF.relying, spec_obj, time.time())
+            return _demand(
+                self._shared.get(nova.conf.CONF, "nova-scheduler"),
+                nova.conf.CONF.relying,
+                spec_obj,
+                time.time(),
+            )
         except Exception:
             LOG.exception("every host is refused: the request cannot be understood")
             return None
@@ -161,16 +135,3 @@ def _admits(level: str, trust: Trust) -> bool:
     if level == "preferred":
         return trust.verdict is not Verdict.UNTRUSTED
     return trust.verdict is Verdict.TRUSTED
-
-
-def _listen(conf: cfg.ConfigOpts) -> TrustCache:
-    group = conf.relying
-    try:
-        public_keys = keys.load_public_keys([Path(group.verifier_keys)])
-    except KeyFileError as error:
-        LOG.error("no host can be trusted: %s ([relying] verifier_keys)", error)
-        return TrustCache((), group.audience)
-    cache = TrustCache(public_keys, group.audience)
-    transport = oslo_messaging.get_rpc_transport(conf, url=group.transport_url)
-    ResultListener(transport, cache, f"nova-scheduler.{socket.gethostname()}").start()
-    return cache

@@ -25,7 +25,8 @@ from nova_vmi_attest.evidence.result import (
     Verdict,
     sign_result,
 )
-from nova_vmi_attest.relying.scheduler_filter import SharedTrust, VMIAttestationFilter
+from nova_vmi_attest.relying.scheduler_filter import VMIAttestationFilter
+from nova_vmi_attest.relying.shared import SharedTrust
 from nova_vmi_attest.relying.trust import TrustCache
 
 objects.register_all()
@@ -43,7 +44,7 @@ class FixedTrust(SharedTrust):
         super().__init__()
         self.cache = TrustCache([KEY.public_key()], "nova-vmi-attest")
 
-    def get(self, conf: object) -> TrustCache:
+    def get(self, conf: object, program: str = "nova") -> TrustCache:
         return self.cache
 
 

@@ -12,7 +12,8 @@ from nova import objects
 from nova.scheduler.host_manager import HostState
 
 from lab.deployment import Deployment
-from nova_vmi_attest.relying.scheduler_filter import SharedTrust, VMIAttestationFilter
+from nova_vmi_attest.relying.scheduler_filter import VMIAttestationFilter
+from nova_vmi_attest.relying.shared import SharedTrust
 
 
 def placement_questions(
