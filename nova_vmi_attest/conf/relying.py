@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of relying parties: what nova-scheduler needs in nova.conf to use the filter."""
+"""Options of relying parties: what Nova's services need in nova.conf to use results."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from oslo_config import cfg
 
 GROUP = cfg.OptGroup("relying", title="Relying parties")
 
+# From what asks most to what asks nothing.
 LEVELS = ("required", "preferred", "ignored")
 
 OPTIONS = [
@@ -43,12 +46,14 @@ Leave it unset when they use the bus of this service (``[DEFAULT] transport_url`
         default="required",
         choices=LEVELS,
         help="""
-Whether servers may only be placed on trusted hosts, for flavors that do not say it themselves
-(extra spec ``trust:host``).
+Whether servers may only be placed on trusted hosts, where neither flavor nor image say it themselves.
 
 ``required`` refuses hosts that are untrusted, unknown or stale. ``preferred`` refuses hosts that are
-untrusted, and takes those of which nothing is known: use it while agents are rolled out. ``ignored`` does not
-look.
+untrusted, takes those of which nothing is known, and with ``VMIAttestationWeigher`` takes trusted ones first:
+begin with it while agents are rolled out. ``ignored`` does not look.
+
+Related: the extra spec ``trust:host`` of a flavor sets another level, higher or lower; the property
+``trust:host`` of an image can only raise it.
 """,
     ),
     cfg.StrOpt(
@@ -56,12 +61,53 @@ look.
         default="required",
         choices=LEVELS,
         help="""
-Whether a server that has a result may only be moved when that result is trusted, for flavors that
-do not say it themselves (extra spec ``trust:guest``).
+Whether a server may only be moved when it is trusted itself, where neither flavor nor image say it
+(``trust:guest``).
 
-The levels are those of ``trust_host``. A server of which no result speaks may always be placed: a new one,
-and one that is stopped, since the memory that its last result was about is gone. Set it to ``preferred`` if
-servers must be evacuated from hosts that are down: their results go stale.
+The levels are those of ``trust_host``. With ``required``, a server that runs needs a valid, trusted result to
+be migrated or resized. Of one whose memory is gone (stopped, shelved, or on a host that is down) the last
+result that this scheduler saw must be trusted, if it saw any. A new server has none and is not asked for
+one; a rebuild replaces what the result was about, so that an altered server can be rebuilt where it is.
+
+Set it to ``preferred`` while there are servers on hosts without an agent: they cannot be moved otherwise.
+""",
+    ),
+    cfg.StrOpt(
+        "trust_neighbours",
+        default="ignored",
+        choices=LEVELS,
+        help="""
+Whether servers may only be placed where all other servers are trusted, where neither flavor nor image
+say it (``trust:neighbours``).
+
+The levels are those of ``trust_host``. A trusted host without servers passes. Mind that one server whose
+kernel has no reference keeps others off its host: set it on flavors that need it rather than for all.
+""",
+    ),
+    cfg.IntOpt(
+        "unsafe_stale_grace",
+        default=0,
+        min=0,
+        max=86400,
+        help="""
+Seconds for which an expired result that said ``trusted`` still counts as trusted.
+
+0, the default, refuses hosts as soon as their results expire, so that a verifier that is away for longer than
+``[verifier] result_lifetime`` stops new servers. Anything else lets a host be used that has been altered
+since, and each use is logged. Meant for the repair of the verifiers, not for keeps.
+""",
+    ),
+    cfg.FloatOpt(
+        "weight_multiplier",
+        default=10.0,
+        min=0.0,
+        help="""
+How much ``VMIAttestationWeigher`` weighs beside Nova's other weighers.
+
+It gives a trusted host 1, one of which nothing valid is known 0.5, and an untrusted one 0, for what is
+``preferred`` in the request. Nova's weighers for memory, CPU and disk give up to 1 each. 0 turns it off.
+
+Related: ``[filter_scheduler] weight_classes`` must name the weigher.
 """,
     ),
     cfg.StrOpt(
@@ -76,3 +122,8 @@ nothing.
 """,
     ),
 ]
+
+
+def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
+    """The options that belong in nova.conf, for ``oslo-config-generator``."""
+    return [(GROUP, OPTIONS)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import oslo_messaging
@@ -17,9 +18,19 @@ from nova_vmi_attest.conf.opts import register_group
 from nova_vmi_attest.evidence import keys
 from nova_vmi_attest.evidence.keys import KeyFileError
 from nova_vmi_attest.relying.listener import ResultListener
+from nova_vmi_attest.relying.refusals import Refusal, RefusalReporter
 from nova_vmi_attest.relying.trust import TrustCache
 
 LOG = log.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What one process has; ``reporter`` is ``None`` when it listens to nobody."""
+
+    process: int
+    cache: TrustCache
+    reporter: RefusalReporter | None
 
 
 class SharedTrust:
@@ -27,7 +38,7 @@ class SharedTrust:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._made: tuple[int, TrustCache] | None = None
+        self._parts: _Parts | None = None
 
     def get(self, conf: cfg.ConfigOpts, program: str = "nova") -> TrustCache:
         """The cache, with a listener that fills it in the background.
@@ -37,27 +48,38 @@ class SharedTrust:
 
         :param program: by which the listener is named on the bus, with the name of this machine.
         """
-        made, process = self._made, os.getpid()
-        if made is None or made[0] != process:
+        return self._get(conf, program).cache
+
+    def report(self, conf: cfg.ConfigOpts, refusal: Refusal) -> None:
+        """Tell the verifiers of hosts that were refused, without waiting for them."""
+        reporter = self._get(conf, "nova").reporter
+        if reporter is not None:
+            reporter.put(refusal)
+
+    def _get(self, conf: cfg.ConfigOpts, program: str) -> _Parts:
+        parts, process = self._parts, os.getpid()
+        if parts is None or parts.process != process:
             with self._lock:
-                if self._made is None or self._made[0] != process:
-                    self._made = (process, _listen(conf, program))
-                made = self._made
-        return made[1]
+                if self._parts is None or self._parts.process != process:
+                    self._parts = _start(conf, program, process)
+                parts = self._parts
+        return parts
 
 
 SHARED = SharedTrust()
 
 
-def _listen(conf: cfg.ConfigOpts, program: str) -> TrustCache:
+def _start(conf: cfg.ConfigOpts, program: str, process: int) -> _Parts:
     register_group(conf, options.GROUP, options.OPTIONS)
     group = conf.relying
     try:
         public_keys = keys.load_public_keys([Path(group.verifier_keys)])
     except KeyFileError as error:
         LOG.error("no host can be trusted: %s ([relying] verifier_keys)", error)
-        return TrustCache((), group.audience)
+        return _Parts(process, TrustCache((), group.audience), None)
     cache = TrustCache(public_keys, group.audience)
     transport = oslo_messaging.get_rpc_transport(conf, url=group.transport_url)
     ResultListener(transport, cache, f"{program}.{socket.gethostname()}").start()
-    return cache
+    reporter = RefusalReporter(transport)
+    reporter.start()
+    return _Parts(process, cache, reporter)

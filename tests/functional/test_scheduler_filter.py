@@ -25,6 +25,8 @@ from nova_vmi_attest.evidence.result import (
     Verdict,
     sign_result,
 )
+from nova_vmi_attest.relying.demand import Operation, Server
+from nova_vmi_attest.relying.requests import LookUp
 from nova_vmi_attest.relying.scheduler_filter import VMIAttestationFilter
 from nova_vmi_attest.relying.shared import SharedTrust
 from nova_vmi_attest.relying.trust import TrustCache
@@ -89,7 +91,7 @@ HOSTS = [
 ]
 
 
-def request(server: str | None = NEW, *, rebuild: bool = False, **extra_specs: str) -> objects.RequestSpec:
+def request(server: str | None = NEW, **extra_specs: str) -> objects.RequestSpec:
     spec = objects.RequestSpec(
         flavor=objects.Flavor(
             extra_specs={name.replace("_", ":"): value for name, value in extra_specs.items()}
@@ -97,14 +99,20 @@ def request(server: str | None = NEW, *, rebuild: bool = False, **extra_specs: s
     )
     if server is not None:
         spec.instance_uuid = server
-    spec.scheduler_hints = {"_nova_check_type": ["rebuild"]} if rebuild else {}
     return spec
 
 
-def passing(shared: SharedTrust, spec: objects.RequestSpec) -> list[str]:
+def nova_says(spec: objects.RequestSpec) -> Server:
+    """A new server is built, and another one migrates while it runs."""
+    server = uuid.UUID(spec.instance_uuid) if "instance_uuid" in spec else None
+    operation = Operation.BUILD if server in (None, uuid.UUID(NEW)) else Operation.LIVE_MIGRATE
+    return Server(server, operation, running=operation is not Operation.BUILD, properties={})
+
+
+def passing(shared: SharedTrust, spec: objects.RequestSpec, look_up: LookUp = nova_says) -> list[str]:
     """The hosts that Nova's filter handler lets pass."""
     handler = filters.HostFilterHandler()
-    kept = handler.get_filtered_objects([VMIAttestationFilter(shared)], HOSTS, spec)
+    kept = handler.get_filtered_objects([VMIAttestationFilter(shared, look_up)], HOSTS, spec)
     return [host.host for host in kept or ()]
 
 
@@ -137,8 +145,16 @@ def test_the_reason_is_logged(shared: FixedTrust, caplog: pytest.LogCaptureFixtu
 
 
 def test_an_altered_server_may_be_rebuilt_where_the_host_is_trusted(shared: FixedTrust) -> None:
+    rebuilt = Server(uuid.UUID(ALTERED), Operation.REBUILD, running=False, properties={})
     assert VMIAttestationFilter.RUN_ON_REBUILD
-    assert passing(shared, request(ALTERED, rebuild=True)) == ["trusted"]
+    assert passing(shared, request(ALTERED), lambda spec: rebuilt) == ["trusted"]
+
+
+def test_the_hint_by_which_nova_marks_rebuilds_opens_no_way(shared: FixedTrust) -> None:
+    """A tenant can set it on a server that is then migrated."""
+    spec = request(ALTERED)
+    spec.scheduler_hints = {"_nova_check_type": ["rebuild"]}
+    assert passing(shared, spec) == []
 
 
 @pytest.mark.parametrize(
@@ -170,14 +186,15 @@ def test_a_stale_server_moves_only_where_that_is_preferred(shared: FixedTrust) -
     cache.ingest(token("other"), NOW)
     shared.cache = cache
     other = [host_manager.HostState("other", "other", uuid.uuid4())]
-    check = VMIAttestationFilter(shared)
+    check = VMIAttestationFilter(shared, nova_says)
     assert not check.host_passes(other[0], request(GOOD))
     assert check.host_passes(other[0], request(GOOD, trust_guest="preferred"))
 
 
 def test_what_goes_wrong_refuses_the_host(shared: FixedTrust, caplog: pytest.LogCaptureFixture) -> None:
-    assert not VMIAttestationFilter(shared).host_passes(HOSTS[0], objects.RequestSpec())
-    assert not VMIAttestationFilter(shared).host_passes(None, request())
+    check = VMIAttestationFilter(shared, nova_says)
+    assert not check.host_passes(HOSTS[0], objects.RequestSpec())
+    assert not check.host_passes(None, request())
     assert "could not be looked up" in caplog.text
     assert "cannot be understood" in caplog.text
 

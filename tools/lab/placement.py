@@ -12,6 +12,7 @@ from nova import objects
 from nova.scheduler.host_manager import HostState
 
 from lab.deployment import Deployment
+from nova_vmi_attest.relying.demand import Operation, Server
 from nova_vmi_attest.relying.scheduler_filter import VMIAttestationFilter
 from nova_vmi_attest.relying.shared import SharedTrust
 
@@ -25,7 +26,7 @@ def placement_questions(
     """
     conf = nova.conf.CONF
     shared = SharedTrust()
-    trust_filter = VMIAttestationFilter(shared)
+    trust_filter = VMIAttestationFilter(shared, lambda spec: _server(spec, names))
     conf.set_override("verifier_keys", str(deployment.verifier_keys), "relying")
     conf.set_override("transport_url", deployment.transport_url, "relying")
     objects.register_all()
@@ -63,3 +64,11 @@ def placement_questions(
 def _request(server: UUID) -> objects.RequestSpec:
     flavor = objects.Flavor(extra_specs={})
     return objects.RequestSpec(instance_uuid=str(server), flavor=flavor, scheduler_hints={})
+
+
+def _server(spec: objects.RequestSpec, running: Mapping[UUID, str]) -> Server:
+    """What Nova's databases would say, which this deployment has none of."""
+    server = UUID(spec.instance_uuid)
+    if server in running:
+        return Server(server, Operation.LIVE_MIGRATE, running=True, properties={})
+    return Server(server, Operation.BUILD, running=False, properties={})
