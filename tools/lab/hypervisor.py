@@ -232,7 +232,7 @@ class Hypervisor:
             self._mounted(hidden).mkdir(parents=True, exist_ok=True)
         (self.directory / "consoles").mkdir(exist_ok=True)
         self._ram.mkdir(mode=0o700)
-        self._write_etc()
+        write_etc(self._mounted("/etc"), self._ram)
         self._daemon("virtlogd", self._socket.with_name("virtlogd-sock"))
         self._daemon("libvirtd", self._socket)
         try:
@@ -241,31 +241,12 @@ class Hypervisor:
             said = (self.directory / "libvirtd.log").read_text(errors="replace")[-1500:]
             raise LabError(f"libvirtd does not answer ({error}): {said}") from error
 
-    def _write_etc(self) -> None:
-        """Our settings, and the machine's accounts with libvirt's default user if no package made it."""
-        etc = self._mounted("/etc")
-        ours = etc / "libvirt"
-        ours.mkdir(exist_ok=True)
-        (ours / "qemu.conf").write_text(QEMU_CONF.format(ram=self._ram))
-        (ours / "libvirtd.conf").write_text(LIBVIRTD_CONF)
-        (ours / "virtlogd.conf").write_text('log_outputs = "3:stderr"\n')
-        for name in COPIED:
-            if (machine := Path("/etc", name)).exists():
-                shutil.copy(machine, etc)
-        for name, entry in (("passwd", "x:65534:65534::/:/usr/sbin/nologin"), ("group", "x:65534:")):
-            accounts = Path("/etc", name).read_text()
-            known = any(line.startswith(f"{QEMU_USER}:") for line in accounts.splitlines())
-            added = "" if known else f"{QEMU_USER}:{entry}\n"
-            (etc / name).write_text(accounts.rstrip("\n") + "\n" + added)
-
     def _mounted(self, path: str) -> Path:
-        """Our directory that stands in for a path of the machine."""
-        return self.directory / path.removeprefix("/").replace("/", "-")
+        return stand_in(self.directory, path)
 
     def _daemon(self, program: str, ready: Path) -> None:
         """Start a daemon in namespaces of its own and wait for its socket."""
-        mounts = "".join(f"mount --bind '{self._mounted(path)}' {path}\n" for path in HIDDEN)
-        script = f"set -e\n{mounts}exec {program} --config /etc/libvirt/{program}.conf"
+        script = f"set -e\n{mounts(self.directory)}exec {program} --config /etc/libvirt/{program}.conf"
         log_path = self.directory / f"{program}.log"
         with open(log_path, "wb") as log:
             daemon = subprocess.Popen(
@@ -278,6 +259,39 @@ class Hypervisor:
             )
         self._daemons.append(daemon)
         until(ready.exists, program, 30, daemon, log_path)
+
+
+def stand_in(directory: Path, path: str) -> Path:
+    """The directory below ``directory`` that stands in for a path of the machine."""
+    return directory / path.removeprefix("/").replace("/", "-")
+
+
+def mounts(directory: Path) -> str:
+    """Lines of shell that put our directories over those of the machine, in a mount namespace of our own."""
+    return "".join(f"mount --bind '{stand_in(directory, path)}' {path}\n" for path in HIDDEN)
+
+
+def write_etc(etc: Path, ram: Path, libvirtd: str = "", hosts: str = "") -> None:
+    """Write what libvirt's daemons read: our settings, and the machine's accounts with libvirt's default user.
+
+    :param ram: directory for the RAM files of guests.
+    :param libvirtd: more lines for libvirtd.conf; ``hosts``: for the table of host names.
+    """
+    ours = etc / "libvirt"
+    ours.mkdir(parents=True, exist_ok=True)
+    (ours / "qemu.conf").write_text(QEMU_CONF.format(ram=ram))
+    (ours / "libvirtd.conf").write_text(LIBVIRTD_CONF + libvirtd)
+    (ours / "virtlogd.conf").write_text('log_outputs = "3:stderr"\n')
+    for name in COPIED:
+        if (machine := Path("/etc", name)).exists():
+            shutil.copy(machine, etc)
+    with open(etc / "hosts", "a") as table:
+        table.write(hosts)
+    for name, entry in (("passwd", "x:65534:65534::/:/usr/sbin/nologin"), ("group", "x:65534:")):
+        accounts = Path("/etc", name).read_text()
+        known = any(line.startswith(f"{QEMU_USER}:") for line in accounts.splitlines())
+        added = "" if known else f"{QEMU_USER}:{entry}\n"
+        (etc / name).write_text(accounts.rstrip("\n") + "\n" + added)
 
 
 def _runs(guest: LibvirtGuest) -> bool:

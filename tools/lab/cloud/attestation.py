@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own services in a cloud, set up by the commands and from the samples that an operator would use."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lab import REPOSITORY, kernels
+from lab.cloud import ini
+from lab.cloud.layout import HOSTS, Layout, program
+from lab.cloud.processes import CONTROL, Processes
+from lab.tpm import SoftwareTpm
+
+MANAGE = "nova-vmi-attest-manage"
+INTERVAL = 10
+"""Seconds between the verifier's challenges; short, because tests wait for them."""
+
+
+class Attestation:
+    """Authority, verifier, and an agent with its own TPM on each host."""
+
+    def __init__(self, layout: Layout, processes: Processes) -> None:
+        self._layout = layout
+        self._processes = processes
+        self._directory = layout.config("nova-vmi-attest")
+
+    def manage(self, *arguments: str, host: str = "") -> str:
+        """Run ``nova-vmi-attest-manage`` on the control plane, or with the configuration of a host."""
+        file = self.agent_file(host) if host else self.file
+        return self._processes.run(MANAGE, "--config-file", str(file), *arguments)
+
+    @property
+    def file(self) -> Path:
+        """The configuration of the services on the control plane."""
+        return self._directory / "nova-vmi-attest.conf"
+
+    def agent_file(self, host: str) -> Path:
+        """The configuration of a host's agent."""
+        return self._layout.config(host) / "agent.conf"
+
+    @property
+    def verifier_keys(self) -> Path:
+        """The verifiers' public keys, which hosts and relying parties need."""
+        return self._directory / "verifier.jwks"
+
+    def configure(self) -> None:
+        """Write the configuration files, from newly generated samples."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(ini.fill(self._sample("verifier"), self._options()))
+        sample = self._sample("agent")
+        for host in HOSTS:
+            file = self.agent_file(host)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(ini.fill(sample, self._agent_options(host)))
+
+    def prepare(self) -> None:
+        """Keys, certificates, and the kernels that guests may run. The database is upgraded."""
+        self.manage("db", "upgrade")
+        self.manage("key", "create")
+        self.verifier_keys.write_text(self.manage("key", "show", "--jwks"))
+        self.manage("ca", "create")
+        for name in ("roots", "intermediates"):
+            (self._directory / f"ek-{name}.d").mkdir(exist_ok=True)
+        self.manage("reference", "import", str(kernels.package()))
+
+    def start_tpm(self, host: str) -> None:
+        """Manufacture the TPM of a host, power it on, and register it with the authority."""
+        tpm = self.tpm(host)
+        tpm.manufacture()
+        self._processes.start(f"swtpm-{host}", tpm.command(), space=host)
+        self._processes.until(tpm.answers, f"swtpm-{host}", 10)
+
+    def register(self, host: str) -> None:
+        """Tell the authority which TPM belongs to a host, as read on the host itself."""
+        tpm = self.tpm(host)
+        for name, certificate in (("roots", tpm.roots), ("intermediates", tpm.intermediates)):
+            shutil.copy(certificate, self._directory / f"ek-{name}.d" / f"{host}.pem")
+        certificate = self._layout.host(host) / "ek.pem"
+        self.manage("tpm", "ek-certificate", str(certificate), host=host)
+        self.manage("host", "register", host, str(certificate))
+
+    def start(self) -> None:
+        """Start authority and verifier."""
+        for name in ("authority", "verifier"):
+            self._processes.start(
+                f"attest-{name}",
+                [program(f"nova-vmi-attest-{name}"), "--config-file", str(self.file)],
+                space=CONTROL,
+            )
+
+    def start_agent(self, host: str) -> None:
+        """Start the agent of a host."""
+        self._processes.start(
+            f"agent-{host}",
+            [program("nova-vmi-attest-agent"), "--config-file", str(self.agent_file(host))],
+            space=host,
+        )
+
+    def tpm(self, host: str) -> SoftwareTpm:
+        """The TPM of a host; its directory holds its makers' certificates, too."""
+        directory = self._layout.host(host) / "tpm"
+        directory.mkdir(parents=True, exist_ok=True)
+        return SoftwareTpm(directory, name=host)
+
+    def _sample(self, name: str) -> str:
+        output = self._directory / f"{name}.conf.sample"
+        generator = REPOSITORY / "etc" / "oslo-config-generator" / f"{name}.conf"
+        self._processes.run(
+            "oslo-config-generator", "--config-file", str(generator), "--output-file", str(output)
+        )
+        return output.read_text()
+
+    def _options(self) -> ini.Options:
+        here = self._directory
+        return {
+            "DEFAULT": {"transport_url": self._layout.transport_url},
+            "database": {"connection": self._layout.database("attest")},
+            "authority": {
+                "private_key": here / "authority.key",
+                "certificate": here / "authority.pem",
+                "ek_roots": here / "ek-roots.d",
+                "ek_intermediates": here / "ek-intermediates.d",
+            },
+            "verifier": {
+                "private_key": here / "verifier.key",
+                "authority_certificates": here / "authority.pem",
+                "interval": INTERVAL,
+            },
+            "references": {"path": self._layout.state("references")},
+            "relying": {"verifier_keys": self.verifier_keys},
+        }
+
+    def _agent_options(self, host: str) -> ini.Options:
+        return {
+            "DEFAULT": {"transport_url": self._layout.transport_url},
+            "agent": {
+                "host": host,
+                "libvirt_uri": self._layout.libvirt_uri(host),
+                "state_path": self._layout.host(host) / "agent",
+                "verifier_keys": self.verifier_keys,
+                "authority_certificates": self._directory / "authority.pem",
+                "announce_interval": 5,
+                # nova-compute runs as root here.
+                "hint_group": "root",
+            },
+            "tpm": {"tcti": self.tpm(host).tcti},
+            "references": {"path": self._layout.host(host) / "references"},
+        }

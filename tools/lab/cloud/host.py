@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One compute host: mounts and a host name of its own, libvirt, and nova-compute."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from uuid import NAMESPACE_DNS, uuid5
+
+from lab.cloud import ini
+from lab.cloud.layout import HOSTS, Layout, program
+from lab.cloud.nova import common_options
+from lab.cloud.processes import Processes
+from lab.hypervisor import HIDDEN, mounts, stand_in, write_etc
+
+RAM_MIB = 4096
+# Both hypervisors share one network, which has nothing in it but these.
+ADDRESSES = {name: f"127.0.0.{number}" for number, name in enumerate(HOSTS, 1)}
+NETWORK = HOSTS[0]
+
+
+class Host:
+    """A hypervisor with nova-compute. Everything of it runs in a namespace that carries the host's name."""
+
+    def __init__(self, layout: Layout, processes: Processes, name: str) -> None:
+        self.name = name
+        self.directory = layout.host(name)
+        self._layout = layout
+        self._processes = processes
+
+    def start_libvirt(self) -> None:
+        """Make the namespace, and start virtlogd and libvirtd in it."""
+        here = self.directory
+        ram = here / "ram"
+        for path in (*(stand_in(here, hidden) for hidden in HIDDEN), ram, here / "instances", self.instances):
+            path.mkdir(parents=True, exist_ok=True)
+        table = "".join(f"{address} {name}\n" for name, address in ADDRESSES.items())
+        write_etc(
+            stand_in(here, "/etc"),
+            ram,
+            libvirtd=f'host_uuid = "{uuid5(NAMESPACE_DNS, str(here))}"\n',
+            hosts=table,
+        )
+        own = f"mount -t tmpfs -o size={RAM_MIB}m,mode=0700 guests '{ram}'\n"
+        # Nova wants servers in the same place on all hosts.
+        own += f"mount --bind '{here}/instances' '{self.instances}'\n"
+        self._processes.space(self.name, own + mounts(here), hostname=self.name)
+        for daemon, ready in (("virtlogd", "virtlogd-sock"), ("libvirtd", "libvirt-sock")):
+            socket = self._layout.libvirt_socket(self.name).with_name(ready)
+            name = f"{daemon}-{self.name}"
+            self._processes.start(
+                name,
+                [daemon, "--config", f"/etc/libvirt/{daemon}.conf"],
+                space=self.name,
+                network=NETWORK,
+            )
+            self._processes.until(socket.exists, name, 30)
+
+    def start_compute(self) -> None:
+        """Start nova-compute."""
+        self._write_wires()
+        ini.write(self._file, self._options())
+        self._processes.start(
+            f"nova-compute-{self.name}",
+            [program("nova-compute"), "--config-file", str(self._file)],
+            environment={
+                "PATH": f"{self.directory}/bin:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+            },
+            space=self.name,
+        )
+
+    @property
+    def instances(self) -> Path:
+        """Where Nova keeps servers, as every host names it."""
+        return self._layout.directory / "instances"
+
+    @property
+    def _file(self) -> Path:
+        return self._layout.config(self.name) / "nova.conf"
+
+    def _write_wires(self) -> None:
+        """Stand-ins for ssh and scp between hosts: a step into the other host's namespace.
+
+        Nova copies disks between hosts with them (resize, cold migration).
+        """
+        tools = self.directory / "bin"
+        tools.mkdir(exist_ok=True)
+        spaces = "".join(
+            f"{address}|{name}) pid={self._processes.pid(name)};;\n" for name, address in ADDRESSES.items()
+        )
+        find = f'space() {{ case "$1" in\n{spaces}*) echo "no host $1" >&2; exit 255;; esac; }}\n'
+        (tools / "ssh").write_text(
+            f'#!/bin/sh\n{find}while [ "${{1#-}}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done\n'
+            'space "$1"; shift\nexec nsenter --target=$pid --mount --uts -- sh -c "$*"\n'
+        )
+        (tools / "scp").write_text(
+            f'#!/bin/sh\n{find}while [ "${{1#-}}" != "$1" ]; do shift; done\n'
+            'case "$1" in *:*) space "${1%%:*}"; tar="/proc/$pid/root${1#*:}"; shift; exec cp -r "$tar" "$1";; esac\n'
+            'space "${2%%:*}"; exec cp -r "$1" "/proc/$pid/root${2#*:}"\n'
+        )
+        for name in ("ssh", "scp"):
+            (tools / name).chmod(0o755)
+
+    def _options(self) -> dict[str, dict[str, ini.Value]]:
+        options = common_options(self._layout, self.directory / "nova", self._file)
+        options["DEFAULT"] |= {
+            "host": self.name,
+            "my_ip": ADDRESSES[self.name],
+            "instances_path": self.instances,
+            "compute_driver": "libvirt.LibvirtDriver",
+            # File-backed memory is all that there is of memory.
+            "reserved_host_memory_mb": 0,
+            "ram_allocation_ratio": "1.0",
+            "reserved_host_disk_mb": 0,
+            "resume_guests_state_on_host_boot": "false",
+            # The guests' busybox does not hear ACPI.
+            "shutdown_timeout": 1,
+        }
+        options["vnc"] = {"enabled": "false"}
+        options["libvirt"] = {
+            "virt_type": "qemu",
+            "connection_uri": self._layout.libvirt_uri(self.name),
+            "file_backed_memory": RAM_MIB,
+            "images_type": "qcow2",
+            "inject_partition": -2,
+            "swtpm_enabled": "false",
+            "live_migration_inbound_addr": self.name,
+            # The hypervisors reach each other by their sockets: nothing listens without authentication.
+            "live_migration_uri": (
+                f"qemu+unix:///system?socket={self._layout.directory}/%s/run/libvirt/libvirt-sock"
+            ),
+            "live_migration_permit_post_copy": "false",
+        }
+        return options
