@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from nova_vmi_attest.conf import agent, authority, policy, references, relying, tpm, verifier
+from nova_vmi_attest.conf import agent, authority, policy, references, relying, responses, tpm, verifier
 
-_MODULES = (agent, tpm, authority, verifier, policy, references, relying)
+_MODULES = (agent, tpm, authority, verifier, policy, references, relying, responses)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:

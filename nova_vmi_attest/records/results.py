@@ -131,7 +131,7 @@ class ResultReader:
         if subject is not None:
             statement = statement.where(models.VerdictChange.subject == subject)
         with self._database.reader() as session:
-            return tuple(_stored_change(row) for row in session.scalars(statement))
+            return tuple(stored_change(row) for row in session.scalars(statement))
 
     def batch_of(self, guest: uuid.UUID) -> StoredBatch | None:
         """The newest accepted batch of the host that showed the guest last."""
@@ -164,7 +164,8 @@ def _stored_guest(row: models.GuestResultRow) -> StoredGuest:
     )
 
 
-def _stored_change(row: models.VerdictChange) -> Change:
+def stored_change(row: models.VerdictChange) -> Change:
+    """The change that a row holds."""
     previous = Verdict(row.previous) if row.previous else None
     return Change(
         row.at, row.kind, row.subject, row.host, previous, Verdict(row.verdict), _decode(row.reasons)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from oslo_log import log
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
@@ -23,9 +24,14 @@ from nova_vmi_attest.evidence.result import (
     ResultError,
     Verdict,
     sign_result,
+    verify_result,
 )
+from nova_vmi_attest.records import changes, overrides
 from nova_vmi_attest.records.results import ResultReader, encode_reasons
 from nova_vmi_attest.verifier.appraisal import Appraisal
+from nova_vmi_attest.verifier.overrides import overridden
+
+LOG = log.getLogger(__name__)
 
 _DAY = 86400
 # What is left of the reasons when the result of a host with very many bad guests would be too large to send.
@@ -56,31 +62,57 @@ class Results(ResultReader):
     def record(self, session: Session, appraisal: Appraisal, now: int) -> str:
         """Make, sign and store the result of an attributed appraisal, within the caller's transaction.
 
+        An untrusted host for which an operator vouches is trusted with a reason that says so, and no longer
+        than the operator does (see :mod:`.overrides`).
+
         :returns: the token to publish after the transaction.
         :raises ResultError: when the result cannot be signed.
         """
-        host = appraisal.host.host
-        row = session.get(models.ResultRow, host, with_for_update=True)
+        host, expires = appraisal.host, now + self._lifetime
+        override = overrides.active(session, host.host, now)
+        if override is not None and (judged := overridden(host, override)) is not host:
+            LOG.warning("host %s is %s, but %s", host.host, host.verdict, judged.reasons[0].detail)
+            host, expires = judged, min(expires, override.expires)
+        return self.issue(session, host, appraisal.guests, now, expires)
+
+    def issue(
+        self, session: Session, host: HostResult, guests: tuple[GuestResult, ...], now: int, expires: int
+    ) -> str:
+        """Sign and store the next result of a host, within the caller's transaction.
+
+        :param guests: all that the host shows, ascending by UUID bytes.
+        :returns: the token to publish after the transaction.
+        :raises ResultError: when the result cannot be signed.
+        """
+        row = session.get(models.ResultRow, host.host, with_for_update=True)
         result = AttestationResult(
-            host=appraisal.host,
-            guests=appraisal.guests,
-            issued=now,
-            expires=now + self._lifetime,
-            sequence=row.sequence + 1 if row else 1,
+            host=host, guests=guests, issued=now, expires=expires, sequence=row.sequence + 1 if row else 1
         )
         token = self._sign(result)
         previous = Verdict(row.verdict) if row else None
-        if previous is not result.host.verdict:
-            session.add(_change(now, "host", host, host, previous, result.host))
+        changed = (
+            [] if previous is host.verdict else [_change(now, "host", host.host, host.host, previous, host)]
+        )
         if row is None:
-            row = models.ResultRow(host=host)
+            row = models.ResultRow(host=host.host)
             session.add(row)
-        row.sequence, row.verdict, row.token = result.sequence, result.host.verdict.value, token
-        row.reasons = encode_reasons(result.host.reasons)
+        row.sequence, row.verdict, row.token = result.sequence, host.verdict.value, token
+        row.reasons = encode_reasons(host.reasons)
         row.issued, row.expires = result.issued, result.expires
-        self._record_guests(session, result)
+        changed += self._record_guests(session, result)
+        changes.add(session, changed, now)
         session.execute(delete(models.VerdictChange).where(models.VerdictChange.at < now - self._history))
         return token
+
+    def read(self, token: str, issued: int) -> AttestationResult | None:
+        """The contents of a result of ours; ``None`` when it is not signed with the key that we have now.
+
+        :param issued: when it was issued, in seconds since 1970.
+        """
+        try:
+            return verify_result(token, [self._key.public_key()], self._audience, issued)
+        except ResultError:
+            return None
 
     def _sign(self, result: AttestationResult) -> str:
         try:
@@ -89,10 +121,13 @@ class Results(ResultReader):
             few = tuple(replace(guest, reasons=guest.reasons[:_FEW_REASONS]) for guest in result.guests)
             return sign_result(replace(result, guests=few), self._key, self._audience)
 
-    def _record_guests(self, session: Session, result: AttestationResult) -> None:
+    def _record_guests(self, session: Session, result: AttestationResult) -> list[models.VerdictChange]:
         """The guests of this result are on this host now, and no others. What another host says of them
         stays: a host must not replace the verdict on a guest that is elsewhere.
+
+        :returns: the verdicts that changed.
         """
+        changed = []
         host = result.host.host
         names = {str(guest.guest) for guest in result.guests}
         rows = session.scalars(select(models.GuestResultRow).where(models.GuestResultRow.host == host))
@@ -104,12 +139,13 @@ class Results(ResultReader):
             row = known.get(name)
             previous = Verdict(row.verdict) if row else None
             if previous is not guest.verdict:
-                session.add(_change(result.issued, "guest", name, host, previous, guest))
+                changed.append(_change(result.issued, "guest", name, host, previous, guest))
             if row is None:
                 row = models.GuestResultRow(guest=name, host=host)
                 session.add(row)
             row.verdict, row.reasons = guest.verdict.value, encode_reasons(guest.reasons)
             row.sequence, row.issued, row.expires = result.sequence, result.issued, result.expires
+        return changed
 
 
 def _change(

@@ -11,7 +11,7 @@ from nova_vmi_attest import conf as configuration
 from nova_vmi_attest.conf import opts
 from nova_vmi_attest.conf.policy import ALL_CHECKS
 
-GROUPS = {"agent", "tpm", "authority", "verifier", "policy", "references", "relying"}
+GROUPS = {"agent", "tpm", "authority", "verifier", "policy", "references", "relying", "responses"}
 
 
 def test_every_group_is_listed_and_registered() -> None:
