@@ -16,6 +16,7 @@ import oslo_messaging
 from oslo_log import log
 
 from nova_vmi_attest import messaging
+from nova_vmi_attest.evidence.challenge import MAX_HOST
 
 LOG = log.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class Refusal:
             "level": self.level,
             "total": len(self.hosts),
             "hosts": [
-                {"host": host[:255], "reason": reason[:MAX_REASON]} for host, reason in self.hosts[:MAX_HOSTS]
+                {"host": host[:MAX_HOST], "reason": reason[:MAX_REASON]}
+                for host, reason in self.hosts[:MAX_HOSTS]
             ],
         }
 
