@@ -6,6 +6,7 @@ Whatever happens with one guest is stated about that guest and never keeps anoth
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from threading import Lock
 
 from oslo_log import log
 
-from nova_vmi_attest.attester.guests import GuestRecord
+from nova_vmi_attest.attester.guests import GuestRecord, GuestState
 from nova_vmi_attest.attester.lifecycle import HypervisorError
 from nova_vmi_attest.attester.references import ReferenceCache
 from nova_vmi_attest.errors import AttestError
@@ -30,6 +31,10 @@ LOG = log.getLogger(__name__)
 
 # After these the memory is opened anew for the next round.
 _CLOSING = (Unmeasured.GONE, Unmeasured.UNREADABLE)
+
+# Seconds after a reset in which the kernel that ended may still lie in memory whole, page tables, trampoline
+# and all: firmware and boot loader overwrite little of it.
+_REMAINS = 3.0
 
 
 def _reason(error: AttestError) -> Unmeasured:
@@ -55,10 +60,16 @@ class GuestMeasurer:
 
     :param live_xml: gives a guest's live domain XML.
     :param reader: the one reader to use; empty to choose by the XML.
+    :param clock: monotonic seconds.
     """
 
     def __init__(
-        self, live_xml: Callable[[uuid.UUID], str], references: ReferenceCache, reader: str, threads: int
+        self,
+        live_xml: Callable[[uuid.UUID], str],
+        references: ReferenceCache,
+        reader: str,
+        threads: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._live_xml = live_xml
         self._references = references
@@ -67,6 +78,8 @@ class GuestMeasurer:
         self._threads = threads
         self._lock = Lock()
         self._open: dict[uuid.UUID, _Opened] = {}
+        self._clock = clock
+        self._reset: dict[uuid.UUID, float] = {}
 
     def measure_all(self, guests: Sequence[GuestRecord]) -> tuple[Measurement, ...]:
         """One measurement for each guest, in the same order."""
@@ -86,12 +99,23 @@ class GuestMeasurer:
                 opened.memory.close()
         self._measurer.forget(guest)
 
+    def reset(self, guest: uuid.UUID) -> None:
+        """The guest's machine was reset: believe nothing that was learnt, and let the remains perish."""
+        with self._lock:
+            self._reset[guest] = self._clock()
+        self.forget(guest)
+
     def close(self) -> None:
         """Close every guest's memory."""
         for guest in tuple(self._open):
             self.forget(guest)
 
     def _measure(self, record: GuestRecord) -> Measurement:
+        if record.state is GuestState.FILLING:
+            detail = "its memory is still on its way from another host (post-copy migration)"
+            return unmeasured(record.guest, Unmeasured.UNSUPPORTED, detail)
+        if self._was_reset(record.guest):
+            return unmeasured(record.guest, Unmeasured.BOOTING, "the guest was reset just now")
         try:
             measurement = self._read(record)
             # What cannot travel must not keep the evidence of the whole host from travelling.
@@ -106,6 +130,12 @@ class GuestMeasurer:
             return unmeasured(record.guest, Unmeasured.INTERNAL, "see the agent's log")
         LOG.debug("guest %s measured in %d us", record.guest, measurement.observation.microseconds)
         return measurement
+
+    def _was_reset(self, guest: uuid.UUID) -> bool:
+        now = self._clock()
+        with self._lock:
+            self._reset = {one: when for one, when in self._reset.items() if now - when < _REMAINS}
+            return guest in self._reset
 
     def _read(self, record: GuestRecord) -> Measurement:
         opened = self._opened(record)

@@ -11,13 +11,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 
-from nova_vmi_attest.attester.guests import GuestRegistry
 from nova_vmi_attest.attester.journal import Journal
-from nova_vmi_attest.attester.measuring import GuestMeasurer
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence.batch import MAX_ENTRIES, Batch, GuestEvidence, Quote, batch_root
 from nova_vmi_attest.evidence.challenge import Challenge, binding
 from nova_vmi_attest.evidence.log import ZERO_DIGEST
+from nova_vmi_attest.evidence.measurement import Measurement
 from nova_vmi_attest.tpm.device import Tpm
 
 # How many records are sent to a verifier that knows none of this host: an agent that runs for months has far
@@ -33,6 +32,7 @@ class RoundRunner:
     """Runs rounds, one at a time.
 
     :param host: this host's name in Nova.
+    :param measure: measures the guests that run on this host now, in any order.
     :param pcrs: indices of the host's PCRs that every quote covers, the log's PCR among them.
     :param certificate: gives the current AK certificate (DER).
     """
@@ -40,16 +40,14 @@ class RoundRunner:
     def __init__(
         self,
         host: str,
-        registry: GuestRegistry,
-        measurer: GuestMeasurer,
+        measure: Callable[[], Sequence[Measurement]],
         tpm: Tpm,
         journal: Journal,
         pcrs: Sequence[int],
         certificate: Callable[[], bytes],
     ) -> None:
         self._host = host
-        self._registry = registry
-        self._measurer = measurer
+        self._measure = measure
         self._tpm = tpm
         self._journal = journal
         self._pcrs = tuple(sorted(pcrs))
@@ -59,16 +57,16 @@ class RoundRunner:
         """Answer all challenges of one verifier key with one quote.
 
         :param verifier: RFC 7638 thumbprint of the key that signed them.
+        :raises HypervisorError: it is not known which guests there are.
         :raises RoundError: more log records were asked for than a batch may hold.
         :raises JournalError: the entry could not be made durable, or the PCR was extended by somebody else.
         :raises TpmError: the TPM refused, or the PCRs kept changing.
         """
         nonces = tuple(sorted({challenge.nonce for challenge in challenges}))
         bound = binding(self._host, verifier, nonces)
-        measurements = self._measurer.measure_all(self._registry.snapshot())
         guests = tuple(
             GuestEvidence(measurement.guest, secrets.token_bytes(32), measurement)
-            for measurement in measurements
+            for measurement in sorted(self._measure(), key=lambda found: found.guest.bytes)
         )
         with self._journal.frozen():
             first = self._first_record(challenges)

@@ -2,8 +2,9 @@
 """The agent as a whole: it opens the TPM and the log, follows the guests, enrols the host, and answers
 challenges.
 
-Two threads besides libvirt's. One keeps the host enrolled and announced, and may wait long for an authority
-that is away; the other runs the rounds, one at a time, and never waits for it once there is a certificate.
+Two threads besides those that follow the guests. One keeps the host enrolled and announced, and may wait
+long for an authority that is away; the other runs the rounds, one at a time, and never waits for it once
+there is a certificate.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,8 @@ from oslo_log import log
 from nova_vmi_attest import messaging
 from nova_vmi_attest.attester.challenges import ChallengeQueue
 from nova_vmi_attest.attester.enrolment import Enrolment
-from nova_vmi_attest.attester.guests import GuestRegistry
+from nova_vmi_attest.attester.following import GuestFollower
 from nova_vmi_attest.attester.journal import Journal
-from nova_vmi_attest.attester.lifecycle import Lifecycle
-from nova_vmi_attest.attester.measuring import GuestMeasurer
 from nova_vmi_attest.attester.references import ReferenceCache
 from nova_vmi_attest.attester.rounds import RoundRunner
 from nova_vmi_attest.errors import AttestError
@@ -75,8 +73,9 @@ class AttesterService:
     def start(self) -> None:
         """Open everything, then listen. What was opened is closed again when a later step fails.
 
-        :raises AttestError: the TPM, the log, libvirt or a key file cannot be used; the message says what
-        to do.
+        libvirt and the message bus may be away: they are waited for.
+
+        :raises AttestError: the TPM, the log or a key file cannot be used; the message says what to do.
         """
         with contextlib.ExitStack() as stack:
             self._start(stack)
@@ -117,16 +116,13 @@ class AttesterService:
         client = messaging.VerifierClient(self._transport, _ANSWER)
         self._verifier = client
         references = ReferenceCache(ReferenceStore(state / "references"), client, verifiers)
-        self._measurer = GuestMeasurer(self._live_xml, references, agent.reader, agent.measure_threads)
-        stack.callback(self._measurer.close)
-        registry = GuestRegistry(self._measurer.forget)
-        self._lifecycle = Lifecycle(agent.libvirt_uri, registry, agent.reconcile_interval)
-        stack.callback(self._lifecycle.stop)
-        self._lifecycle.start()
+        following = GuestFollower(agent, references, self._request)
+        stack.callback(following.stop)
+        following.start()
 
         pcrs = sorted({*tpm_options.pcrs, tpm_options.log_pcr})
         self._runner = RoundRunner(
-            self._host, registry, self._measurer, tpm, journal, pcrs, self._enrolment.certificate_der
+            self._host, following.measure, tpm, journal, pcrs, self._enrolment.certificate_der
         )
         self._challenges = ChallengeQueue(self._host, verifiers)
         server = messaging.get_server(
@@ -150,8 +146,13 @@ class AttesterService:
         for thread in threads:
             thread.join(timeout=30)
 
-    def _live_xml(self, guest: uuid.UUID) -> str:
-        return self._lifecycle.live_xml(guest)
+    def _request(self, reason: str) -> None:
+        """Ask the verifiers for a challenge. One of the version before does not know the message: lost."""
+        try:
+            self._verifier.event(self._host, reason)
+            LOG.info("host %s asks for a challenge: %s", self._host, reason)
+        except oslo_messaging.MessagingException as error:
+            LOG.warning("the verifiers cannot be asked for a challenge: %s", error)
 
     def _stay_enrolled(self) -> None:
         """Enrol, renew in time, and announce the host, until stopped."""

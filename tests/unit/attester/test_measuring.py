@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,14 +91,14 @@ class NoReferences:
         return False
 
 
-def measurer(host: Host, live_xml: Any = str) -> GuestMeasurer:
-    made = GuestMeasurer(live_xml, NoReferences(), "", 2)  # type: ignore[arg-type]
+def measurer(host: Host, live_xml: Any = str, clock: Callable[[], float] = time.monotonic) -> GuestMeasurer:
+    made = GuestMeasurer(live_xml, NoReferences(), "", 2, clock)  # type: ignore[arg-type]
     made._measurer.measure = host.measure  # type: ignore[method-assign, assignment]
     return made
 
 
-def record(incarnation: int = 1) -> GuestRecord:
-    return GuestRecord(GUEST, "guest", incarnation, GuestState.RUNNING)
+def record(incarnation: int = 1, state: GuestState = GuestState.RUNNING) -> GuestRecord:
+    return GuestRecord(GUEST, "guest", incarnation, state)
 
 
 def test_memory_stays_open_between_rounds(host: Host) -> None:
@@ -165,3 +166,31 @@ def test_a_guest_that_libvirt_no_longer_knows_is_gone(host: Host) -> None:
 
     (measurement,) = measurer(host, gone).measure_all([record()])
     assert measurement.integrity.reason is Unmeasured.GONE
+
+
+def test_memory_that_is_still_on_its_way_is_not_read(host: Host) -> None:
+    (measurement,) = measurer(host).measure_all([record(state=GuestState.FILLING)])
+    assert measurement.integrity.reason is Unmeasured.UNSUPPORTED
+    assert "post-copy" in measurement.integrity.detail
+    assert host.opened == []
+
+
+@pytest.mark.parametrize("state", [GuestState.PAUSED, GuestState.CRASHED])
+def test_memory_that_stands_still_is_read(host: Host, state: GuestState) -> None:
+    measurer(host).measure_all([record(state=state)])
+    assert len(host.opened) == 1
+
+
+def test_the_remains_of_a_kernel_are_not_measured_after_a_reset(host: Host) -> None:
+    now = 100.0
+    guests = measurer(host, clock=lambda: now)
+    guests.measure_all([record()])
+    guests.reset(GUEST)
+    assert host.opened[0].closed
+    (measurement,) = guests.measure_all([record()])
+    assert (measurement.integrity.reason, len(host.opened)) == (Unmeasured.BOOTING, 1)
+    now += measuring._REMAINS
+    guests.measure_all([record()])
+    assert len(host.opened) == 2
+    # One that ended after its reset leaves nothing behind, and a new incarnation does not wait for it.
+    assert guests._reset == {}

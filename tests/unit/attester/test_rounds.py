@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from nova_vmi_attest.attester.guests import GuestRecord, GuestRegistry, GuestState
 from nova_vmi_attest.attester.journal import ForeignExtend, Journal
 from nova_vmi_attest.attester.rounds import RoundError, RoundRunner
 from nova_vmi_attest.evidence.batch import Batch, batch_root
@@ -38,11 +37,9 @@ class QuotingTpm(FakeTpm):
         return b"attest", b"signature", self.read_pcrs(self.quoted[-1][0])
 
 
-class Measurer:
-    """Measures nothing, but says for whom."""
-
-    def measure_all(self, guests: Sequence[GuestRecord]) -> tuple[Measurement, ...]:
-        return tuple(unmeasured(item.guest, Unmeasured.BOOTING, "still booting") for item in guests)
+def measure() -> tuple[Measurement, ...]:
+    """Measures nothing, but says for whom, in no order."""
+    return tuple(unmeasured(guest, Unmeasured.BOOTING, "still booting") for guest in GUESTS)
 
 
 def challenge(number: int, since: int = 0) -> Challenge:
@@ -55,10 +52,8 @@ def tpm() -> QuotingTpm:
 
 
 def run(tpm: QuotingTpm, path: Path, challenges: Sequence[Challenge], rounds: int = 1) -> Batch:
-    registry = GuestRegistry(lambda guest: None)
-    registry.reconcile([GuestRecord(guest, "guest", 1, GuestState.RUNNING) for guest in GUESTS])
     with Journal(path, tpm, PCR) as journal:
-        runner = RoundRunner("compute-1", registry, Measurer(), tpm, journal, [PCR, 0, 7], lambda: b"DER")  # type: ignore[arg-type]
+        runner = RoundRunner("compute-1", measure, tpm, journal, [PCR, 0, 7], lambda: b"DER")  # type: ignore[arg-type]
         for _ in range(rounds):
             batch = runner.run(VERIFIER, challenges)
         assert journal.coverage.quoted == journal.next_recnum
