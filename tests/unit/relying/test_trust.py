@@ -20,6 +20,7 @@ from nova_vmi_attest.evidence.result import (
     sign_result,
 )
 from nova_vmi_attest.relying.trust import TrustCache
+from tests.unit.relying import results
 
 NOW = 1_000_000
 KEY = examples.key("verifier")
@@ -171,3 +172,54 @@ def test_the_moment_of_expiry_is_too_late(cache: TrustCache) -> None:
     assert cache.host("h", NOW + 299).verdict is Verdict.TRUSTED
     assert cache.host("h", NOW + 300).verdict is Verdict.STALE
     assert cache.guest(ONE, NOW + 300).verdict is Verdict.STALE
+
+
+def test_a_verdict_says_whose_result_it_is_and_which_kernel_was_measured() -> None:
+    cache = results.cache(results.signed("h", Verdict.TRUSTED, {ONE: Verdict.TRUSTED}))
+    trust = cache.guest(ONE, NOW)
+    assert (trust.host, trust.release, trust.last) == ("h", "6.1.0-9", None)
+    assert cache.host("h", NOW).host == "h"
+    stale = cache.guest(ONE, NOW + 300)
+    assert (stale.verdict, stale.last, stale.release) == (Verdict.STALE, Verdict.TRUSTED, "6.1.0-9")
+
+
+def test_of_two_results_that_are_over_the_newer_one_is_the_last() -> None:
+    cache = results.cache(
+        results.signed("old", Verdict.TRUSTED, {ONE: Verdict.UNTRUSTED}),
+        results.signed("new", Verdict.TRUSTED, {ONE: Verdict.TRUSTED}, issued=NOW + 1),
+    )
+    assert cache.guest(ONE, NOW + 301).last is Verdict.TRUSTED
+    cache.ingest(
+        results.signed(
+            "decoy", Verdict.TRUSTED, {TWO: Verdict.TRUSTED, ONE: Verdict.UNKNOWN}, issued=NOW + 1
+        ),
+        NOW,
+    )
+    assert cache.guest(ONE, NOW + 301).last is Verdict.UNKNOWN
+
+
+def test_neighbours_are_as_good_as_the_worst_of_them() -> None:
+    cache = results.cache(
+        results.signed("h", Verdict.TRUSTED, {ONE: Verdict.TRUSTED, TWO: Verdict.UNTRUSTED}),
+        results.signed("empty"),
+        results.signed("liar", Verdict.UNTRUSTED),
+        results.signed("unsure", Verdict.UNKNOWN, {ONE: Verdict.UNTRUSTED}),
+    )
+    assert cache.neighbours("h", NOW).verdict is Verdict.UNTRUSTED
+    assert "patched" in cache.neighbours("h", NOW).why
+    assert cache.neighbours("h", NOW, ONE).verdict is Verdict.UNTRUSTED
+    assert cache.neighbours("h", NOW, TWO).verdict is Verdict.TRUSTED
+    assert cache.neighbours("empty", NOW, ONE).verdict is Verdict.TRUSTED
+    assert cache.neighbours("liar", NOW).verdict is Verdict.UNKNOWN
+    assert cache.neighbours("unsure", NOW).verdict is Verdict.UNTRUSTED
+    assert cache.neighbours("unsure", NOW, ONE).verdict is Verdict.UNKNOWN
+    assert cache.neighbours("nobody", NOW).verdict is Verdict.UNKNOWN
+    for name in ("h", "empty"):
+        assert cache.neighbours(name, NOW + 300, TWO).verdict is Verdict.STALE
+
+
+def test_neighbours_follow_newer_results() -> None:
+    cache = results.cache(results.signed("h", Verdict.TRUSTED, {ONE: Verdict.UNTRUSTED}))
+    cache.ingest(results.signed("h", sequence=2), NOW)
+    assert cache.neighbours("h", NOW).verdict is Verdict.TRUSTED
+    assert not cache.guest(ONE, NOW).seen
