@@ -39,11 +39,6 @@ class Attestation:
         """The configuration of a host's agent."""
         return self._layout.config(host) / "agent.conf"
 
-    @property
-    def verifier_keys(self) -> Path:
-        """The verifiers' public keys, which hosts and relying parties need."""
-        return self._directory / "verifier.jwks"
-
     def configure(self) -> None:
         """Write the configuration files, from newly generated samples."""
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -54,11 +49,14 @@ class Attestation:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(ini.fill(sample, self._agent_options(host)))
 
-    def prepare(self) -> None:
-        """Keys, certificates, and the kernels that guests may run. The database is upgraded."""
-        self.manage("db", "upgrade")
+    def make_keys(self) -> None:
+        """Make the verifier's key, whose public half Nova reads at its start."""
         self.manage("key", "create")
-        self.verifier_keys.write_text(self.manage("key", "show", "--jwks"))
+        self._layout.verifier_keys.write_text(self.manage("key", "show", "--jwks"))
+
+    def prepare(self) -> None:
+        """Make the authority and the database, and approve the kernel that guests may run."""
+        self.manage("db", "upgrade")
         self.manage("ca", "create")
         for name in ("roots", "intermediates"):
             (self._directory / f"ek-{name}.d").mkdir(exist_ok=True)
@@ -128,7 +126,7 @@ class Attestation:
                 "interval": INTERVAL,
             },
             "references": {"path": self._layout.state("references")},
-            "relying": {"verifier_keys": self.verifier_keys},
+            "relying": {"verifier_keys": self._layout.verifier_keys},
         }
 
     def _agent_options(self, host: str) -> ini.Options:
@@ -138,7 +136,7 @@ class Attestation:
                 "host": host,
                 "libvirt_uri": self._layout.libvirt_uri(host),
                 "state_path": self._layout.host(host) / "agent",
-                "verifier_keys": self.verifier_keys,
+                "verifier_keys": self._layout.verifier_keys,
                 "authority_certificates": self._directory / "authority.pem",
                 "announce_interval": 5,
                 # nova-compute runs as root here.

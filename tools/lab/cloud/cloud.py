@@ -104,6 +104,7 @@ class Cloud:
         go("database", self.database.start)
         go("bus", self.bus.start)
         go("our configuration", self.attestation.configure)
+        go("our keys", self.attestation.make_keys, "our configuration")
         if seeded:
             go("databases", self.database.restore, "database")
             go("endpoints", lambda: self.identity.move_endpoints(self.database), "databases")
@@ -120,7 +121,7 @@ class Cloud:
             schemas = ("users", "glance schema", "placement schema", "neutron schema", "nova schema")
             go("copy of the databases", self.database.keep, *schemas)
             schemas = ("copy of the databases",)
-        go("nova", self.nova.start, "bus", *schemas)
+        go("nova", self.nova.start, "bus", "our keys", *schemas)
         for name, one in (("glance", glance), ("placement", placement), ("neutron", neutron)):
             go(name, lambda one=one: one.start(), "keystone", *schemas)
         go("disk image", disk.bootable)
@@ -131,7 +132,7 @@ class Cloud:
     def _bring_up_hosts(self, steps: Steps) -> None:
         go = steps.go
         previous: tuple[str, ...] = ()
-        go("our keys and references", self.attestation.prepare, "our configuration", "database")
+        go("our references", self.attestation.prepare, "our configuration", "database")
         for name, host in self.computes.items():
             go(f"{name} libvirt", host.start_libvirt, *previous)
             previous = (f"{name} libvirt",)
@@ -140,7 +141,7 @@ class Cloud:
                 f"{name} registered",
                 lambda name=name: self.attestation.register(name),
                 f"{name} TPM",
-                "our keys and references",
+                "our references",
             )
         for name, host in self.computes.items():
             go(

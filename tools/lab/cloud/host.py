@@ -116,6 +116,7 @@ class Host:
             # The guests' busybox does not hear ACPI.
             "shutdown_timeout": 1,
         }
+        options["oslo_messaging_notifications"]["driver"] = ["messagingv2", "vmi_attest"]
         options["vnc"] = {"enabled": "false"}
         options["libvirt"] = {
             "virt_type": "qemu",

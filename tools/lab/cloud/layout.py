@@ -75,6 +75,11 @@ class Layout:
         """MariaDB's socket; it listens nowhere else."""
         return self.directory / "mariadb.sock"
 
+    @property
+    def verifier_keys(self) -> Path:
+        """The verifiers' public keys, which hosts and relying parties need."""
+        return self.config("nova-vmi-attest") / "verifier.jwks"
+
     def config(self, service: str) -> Path:
         """The directory of a service's configuration."""
         return self.directory / "etc" / service

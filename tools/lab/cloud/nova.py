@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from lab.cloud import ini, web
@@ -17,6 +16,7 @@ FILTERS = (
     "ComputeFilter,ComputeCapabilitiesFilter,ImagePropertiesFilter,"
     "ServerGroupAntiAffinityFilter,ServerGroupAffinityFilter"
 )
+RELYING = "nova_vmi_attest.relying"
 
 
 class Nova:
@@ -27,19 +27,23 @@ class Nova:
         self._processes = processes
 
     def configure(self) -> None:
-        """Write nova.conf, and the paste file that nova installs."""
+        """Write nova.conf, and the paste file that nova installs with our filter in it."""
         options = common_options(self._layout, self._layout.state("nova"), self._file)
         options["keystone_authtoken"] = web.authtoken(self._layout, "nova")
         options["api"] = {"auth_strategy": "keystone"}
         options["conductor"] = {"workers": 1}
         options["scheduler"] = {"workers": 1}
         options["filter_scheduler"] = {
-            "available_filters": ["nova.scheduler.filters.all_filters"],
-            "enabled_filters": FILTERS,
+            "available_filters": ["nova.scheduler.filters.all_filters", f"{RELYING}.scheduler_filter.VMIAttestationFilter"],
+            "enabled_filters": f"{FILTERS},VMIAttestationFilter",
+            "weight_classes": f"nova.scheduler.weights.all_weighers,{RELYING}.scheduler_weigher.VMIAttestationWeigher",
             "track_instance_changes": "false",
         }
+        options["relying"] = {"verifier_keys": self._layout.verifier_keys}
         ini.write(self._file, options)
-        shutil.copy(installed("nova/api-paste.ini"), self._file.parent)
+        paste = installed("nova/api-paste.ini").read_text()
+        paste = paste.replace(" osapi_compute_app_v21", " trust osapi_compute_app_v21")
+        (self._file.parent / "api-paste.ini").write_text(f"{paste}\n[filter:trust]\nuse = egg:nova-vmi-attest#trust\n")
 
     def migrate(self) -> None:
         """Make the schemas and the one cell. URLs are templates, so that a copy of the database can move."""
