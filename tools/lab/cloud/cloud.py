@@ -94,6 +94,11 @@ class Cloud:
             else:
                 path.unlink()
 
+    def restart(self, name: str) -> None:
+        """End one process and start it again, as it was started at first."""
+        self.processes.stop(name)
+        self.processes.restart(name)
+
     def _bring_up(self, steps: Steps, *, seeded: bool) -> None:
         layout, processes = self.layout, self.processes
         glance, placement, neutron = (part(layout, processes) for part in (Glance, Placement, Neutron))

@@ -32,7 +32,9 @@ class Host:
         """Make the namespace, and start virtlogd and libvirtd in it."""
         here = self.directory
         ram = here / "ram"
-        for path in (*(stand_in(here, hidden) for hidden in HIDDEN), ram, here / "instances", self.instances):
+        # Where the agent listens for hints; its service manager would make it.
+        hints = stand_in(here, "/run") / "nova-vmi-attest"
+        for path in (*(stand_in(here, hidden) for hidden in HIDDEN), hints, ram, here / "instances", self.instances):
             path.mkdir(parents=True, exist_ok=True)
         table = "".join(f"{address} {name}\n" for name, address in ADDRESSES.items())
         write_etc(
@@ -103,6 +105,8 @@ class Host:
 
     def _options(self) -> dict[str, dict[str, ini.Value]]:
         options = common_options(self._layout, self.directory / "nova", self._file)
+        # A compute asks the conductor.
+        del options["api_database"], options["database"]
         options["DEFAULT"] |= {
             "host": self.name,
             "my_ip": ADDRESSES[self.name],
