@@ -88,11 +88,11 @@ class ServerProperties:
         try:
             answer = self._answer(request, environ)
         except RefusalError as refusal:
-            return _fault(refusal.fault(refusal.message), environ, start_response)
+            return _fault(refusal.fault, refusal.message, environ, start_response)
         except (AnswerError, SpliceError) as error:
             LOG.error("an answer of Nova's is withheld, since it could not be checked: %s", error)
-            fault = exc.HTTPBadGateway(f"The compute service's answer cannot be shown: {error}.")
-            return _fault(fault, environ, start_response)
+            message = f"The compute service's answer cannot be shown: {error}"
+            return _fault(exc.HTTPBadGateway, message, environ, start_response)
         return answer.send(start_response)
 
     def _answer(self, request: ComputeRequest, environ: Environ) -> Answer:
@@ -192,11 +192,13 @@ def _refuse_ours(request: ComputeRequest, body: Mapping[str, Any]) -> None:
             )
 
 
-def _fault(fault: exc.HTTPError, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+def _fault(
+    fault: type[exc.HTTPError], message: str, environ: Environ, start_response: StartResponse
+) -> Iterable[bytes]:
     """Answer with an error in Nova's format, with the headers that Nova gives one."""
     with contextlib.suppress(exception.InvalidAPIVersionString, exception.InvalidGlobalAPIVersion):
         wsgi.Request(environ).set_api_version_request()
-    answer: Iterable[bytes] = wsgi.Fault(fault)(environ, start_response)
+    answer: Iterable[bytes] = wsgi.Fault(fault(explanation=message))(environ, start_response)
     return answer
 
 
