@@ -18,7 +18,7 @@ from lab.hypervisor import Hypervisor
 from lab.tpm import SoftwareTpm
 from rich.console import Console
 
-from bench import harness, introspection, rounds
+from bench import harness, introspection, rounds, scheduler
 from bench.guests import load
 from nova_vmi_attest.references.store import ReferenceStore
 
@@ -56,6 +56,8 @@ def main() -> None:
             rows += introspection.warm_pass(guests[0], reference)
         with console.status("memory …"):
             rows += introspection.agent_memory(guests[0], references, directory)
+    with console.status("the scheduler …"):
+        rows += scheduler.scheduler()
     harness.present(rows, Path(__file__).with_name("results.json"))
 
 
