@@ -49,7 +49,7 @@ def load(
             version=importlib.metadata.version(PROJECT),
             default_config_files=None if default_files is None else list(default_files),
         )
-        for group, options in opts.list_opts():
+        for group, options in opts.list_registered():
             for option in options:
                 # A value is parsed when it is read: a wrong one is to stop the program now, not some time
                 # later.

@@ -7,19 +7,41 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
-from nova_vmi_attest.conf import agent, authority, policy, references, relying, responses, tpm, verifier
+from nova_vmi_attest.conf import (
+    agent,
+    authority,
+    openstack,
+    policy,
+    references,
+    relying,
+    responses,
+    tpm,
+    verifier,
+)
 
-_MODULES = (agent, tpm, authority, verifier, policy, references, relying, responses)
+_MODULES = (agent, tpm, authority, verifier, openstack, policy, references, relying, responses)
+
+Groups = list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]
 
 
-def list_opts() -> list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
-    """Every group with its options, as the entry point ``oslo.config.opts`` wants them."""
+def list_own() -> Groups:
+    """Every group with the options that this package defines."""
     return [(module.GROUP, module.OPTIONS) for module in _MODULES]
+
+
+def list_registered() -> Groups:
+    """Every group with all the options that :func:`register` registers."""
+    return [*list_own(), (openstack.GROUP, openstack.adopted())]
+
+
+def list_opts() -> Groups:
+    """What sample files show, as the entry point ``oslo.config.opts`` wants it."""
+    return [*list_registered(), (openstack.GROUP, openstack.shown())]
 
 
 def register(conf: cfg.ConfigOpts) -> None:
     """Register every option on ``conf``; repeating it does nothing."""
-    for group, options in list_opts():
+    for group, options in list_registered():
         register_group(conf, group, options)
 
 

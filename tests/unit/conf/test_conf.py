@@ -6,21 +6,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from keystoneauth1 import loading
 
 from nova_vmi_attest import conf as configuration
-from nova_vmi_attest.conf import opts
+from nova_vmi_attest.conf import openstack, opts
 from nova_vmi_attest.conf.policy import ALL_CHECKS
 
-GROUPS = {"agent", "tpm", "authority", "verifier", "policy", "references", "relying", "responses"}
+GROUPS = {
+    "agent", "tpm", "authority", "verifier", "openstack", "policy", "references", "relying", "responses",
+}  # fmt: skip
 
 
 def test_every_group_is_listed_and_registered() -> None:
-    assert {group.name for group, _ in opts.list_opts()} == GROUPS
+    assert {group.name for group, _ in opts.list_own()} == GROUPS
     conf = configuration.load([], default_files=[])
     assert all(hasattr(conf, name) for name in GROUPS | {"database"})
 
 
-@pytest.mark.parametrize("option", [option for _, options in opts.list_opts() for option in options], ids=str)
+@pytest.mark.parametrize("option", [option for _, options in opts.list_own() for option in options], ids=str)
 def test_every_option_says_what_it_is_for(option: object) -> None:
     text = getattr(option, "help", "")
     assert text
@@ -66,6 +69,28 @@ def test_values_that_cannot_be_are_refused_with_the_option(tmp_path: Path, conte
     path = tmp_path / "bad.conf"
     path.write_text(content)
     with pytest.raises(configuration.ConfigurationError, match="configuration"):
+        configuration.load(["--config-file", str(path)])
+
+
+def test_credentials_are_those_of_the_kind_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.conf"
+    conf = configuration.load([], default_files=[])
+    assert not openstack.is_configured(conf)
+    assert conf.openstack.timeout == 20
+    path.write_text(
+        "[openstack]\nauth_type = v3applicationcredential\nauth_url = http://keystone\n"
+        "application_credential_id = a\napplication_credential_secret = b\n"
+    )
+    conf = configuration.load(["--config-file", str(path)])
+    assert openstack.is_configured(conf)
+    assert loading.load_auth_from_conf_options(conf, "openstack").auth_url == "http://keystone"
+
+
+@pytest.mark.parametrize("trait", ["HW_CPU_X86_VMX", "custom_x", "CUSTOM_", "CUSTOM_X Y", "CUSTOM_X/../Y"])
+def test_a_trait_that_cannot_be_ours_is_refused(tmp_path: Path, trait: str) -> None:
+    path = tmp_path / "bad.conf"
+    path.write_text(f"[openstack]\ntrait = {trait}\n")
+    with pytest.raises(configuration.ConfigurationError, match="trait"):
         configuration.load(["--config-file", str(path)])
 
 

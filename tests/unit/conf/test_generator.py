@@ -40,7 +40,7 @@ def test_the_sample_is_a_configuration_that_changes_nothing(service: str, tmp_pa
     for conf, arguments in ((given, ["--config-file", str(path)]), (default, [])):
         opts.register(conf)
         conf(arguments, default_config_files=[])
-    for group, options in opts.list_opts():
+    for group, options in opts.list_registered():
         for option in options:
             assert given[group.name][option.dest] == default[group.name][option.dest]
 
