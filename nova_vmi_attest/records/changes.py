@@ -35,8 +35,18 @@ class NumberedChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """When the newest result of a change's subject was issued by the same host, and when it ends."""
+
+    issued: int
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
-    """How far a reader has come: the number of the last change that it is done with. ``updated`` is when."""
+    """How far a reader has come: the number of the last change that it is done with, and when it was; 0 for
+    a reader that has not begun.
+    """
 
     number: int
     updated: int
@@ -70,7 +80,7 @@ class Changes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def position(self, reader: str, now: int) -> Position:
+    def position(self, reader: str) -> Position:
         """Where a reader is. A new one begins behind the newest change: what was before it is history."""
         found = self._find(reader)
         if found is not None:
@@ -78,10 +88,10 @@ class Changes:
         newest = self.newest()
         try:
             with self._database.writer() as session:
-                session.add(models.CursorRow(name=reader, position=newest, updated=now))
-            return Position(newest, now)
+                session.add(models.CursorRow(name=reader, position=newest, updated=0))
+            return Position(newest, 0)
         except DuplicateError:
-            return self._find(reader) or Position(newest, now)
+            return self._find(reader) or Position(newest, 0)
 
     def newest(self) -> int:
         """The highest number; 0 for an empty queue."""
@@ -121,6 +131,17 @@ class Changes:
         with self._database.reader() as session:
             found = session.scalar(wanted)
             return _numbered(session, found) if found else None
+
+    def standing(self, item: NumberedChange) -> Standing | None:
+        """The newest result of the subject on the same host; ``None`` when there is none any more."""
+        change = item.change
+        with self._database.reader() as session:
+            row = (
+                session.get(models.GuestResultRow, (change.subject, change.host))
+                if change.kind == "guest"
+                else session.get(models.ResultRow, change.subject)
+            )
+            return Standing(row.issued, row.expires) if row else None
 
     def _find(self, reader: str) -> Position | None:
         with self._database.reader() as session:
