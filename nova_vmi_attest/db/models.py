@@ -54,6 +54,20 @@ class Host(Base):
     registered_at: Mapped[int] = mapped_column(BigInteger())
 
 
+class PendingHostRow(Base):
+    """An endorsement key that asked to enrol under a host's name and is not registered. Its maker is trusted;
+    nothing else of the claim is: the certificate of an endorsement key is no secret.
+    """
+
+    __tablename__ = "pending_hosts"
+
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    ek_digest: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    ek_certificate: Mapped[str] = mapped_column(Text())
+    asked_at: Mapped[int] = mapped_column(BigInteger())
+    asked_last: Mapped[int] = mapped_column(BigInteger(), index=True)
+
+
 class AkCertificate(Base):
     """An attestation key certificate that the authority issued; ``serial`` is its serial number in hex.
 
@@ -150,7 +164,10 @@ class ResultRow(Base):
 
 
 class GuestResultRow(Base):
-    """The newest verdict on a guest by one host that shows it. ``reasons`` is JSON for people."""
+    """The newest verdict on a guest by one host that shows it. ``reasons`` is JSON for people.
+
+    ``release`` is the guest's kernel, empty when it was not measured.
+    """
 
     __tablename__ = "guest_results"
 
@@ -161,6 +178,7 @@ class GuestResultRow(Base):
     sequence: Mapped[int] = mapped_column(BigInteger())
     issued: Mapped[int] = mapped_column(BigInteger())
     expires: Mapped[int] = mapped_column(BigInteger())
+    release: Mapped[str] = mapped_column(String(128), default="", server_default="")
 
 
 class VerdictChange(Base):
