@@ -145,6 +145,7 @@ class Results(ResultReader):
                 session.add(row)
             row.verdict, row.reasons = guest.verdict.value, encode_reasons(guest.reasons)
             row.sequence, row.issued, row.expires = result.sequence, result.issued, result.expires
+            row.release = guest.release
         return changed
 
 
