@@ -18,6 +18,7 @@ backend.init_backend(backend.BackendType.THREADING)
 
 from lab import cache_dir
 from lab.cloud.cloud import Cloud
+from lab.cloud.processes import Service
 from lab.errors import LabError
 
 DIRECTORY = cache_dir() / "cloud"
@@ -42,7 +43,7 @@ def main() -> int:
             status()
         else:
             for name in arguments.names:
-                Cloud.attach(DIRECTORY).restart(name)
+                Service(Cloud.attach(DIRECTORY).processes, name).restart()
     except LabError as error:
         print(f"cloud: {error}", file=sys.stderr)
         return 1
@@ -60,9 +61,13 @@ def up() -> None:
         cloud = Cloud.start(DIRECTORY, lambda line: print(line, flush=True))
     clouds = cloud.identity.write_clouds()
     # The file holds passwords: it belongs to whoever called sudo.
-    os.chown(clouds, int(os.environ.get("SUDO_UID", os.geteuid())), int(os.environ.get("SUDO_GID", os.getegid())))
+    os.chown(
+        clouds, int(os.environ.get("SUDO_UID", os.geteuid())), int(os.environ.get("SUDO_GID", os.getegid()))
+    )
     print(f"\n{clouds.read_text()}")
-    print(f"Logs are in {cloud.layout.logs}, configuration in {cloud.layout.directory / 'etc'}. Use it with:\n")
+    print(
+        f"Logs are in {cloud.layout.logs}, configuration in {cloud.layout.directory / 'etc'}. Use it with:\n"
+    )
     print(f"  export OS_CLIENT_CONFIG_FILE={clouds} OS_CLOUD=alpha\n")
 
 

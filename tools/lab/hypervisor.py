@@ -272,7 +272,7 @@ def mounts(directory: Path) -> str:
 
 
 def write_etc(etc: Path, ram: Path, libvirtd: str = "", hosts: str = "") -> None:
-    """Write what libvirt's daemons read: our settings, and the machine's accounts with libvirt's default user.
+    """Write what libvirt's daemons read: our settings, the machine's accounts, libvirt's default user.
 
     :param ram: directory for the RAM files of guests.
     :param libvirtd: more lines for libvirtd.conf; ``hosts``: for the table of host names.

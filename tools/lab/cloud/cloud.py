@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,35 @@ from uuid import UUID
 from openstack.compute.v2.server import Server
 from openstack.connection import Connection
 
-from lab.cloud import disk, images, web
+from lab.cloud import images
 from lab.cloud.attestation import Attestation
-from lab.cloud.backing import Glance, Neutron, Placement
 from lab.cloud.bus import Bus
 from lab.cloud.database import Database, seed_password
+from lab.cloud.guests import GuestConsole
 from lab.cloud.host import Host
 from lab.cloud.identity import Identity, connect
+from lab.cloud.launch import bring_up
 from lab.cloud.layout import HOSTS, Layout
 from lab.cloud.nova import Nova
 from lab.cloud.processes import CONTROL, Processes
 from lab.cloud.steps import Say, Steps
+from lab.cloud.waiting import until
 from lab.errors import LabError
+from nova_vmi_attest.db.session import Database as ResultDatabase
+from nova_vmi_attest.evidence.result import Verdict
+from nova_vmi_attest.records.results import ResultReader, StoredGuest
 
 SERVER_TIMEOUT = 120.0
+VERDICT_TIMEOUT = 60.0
 
 
 class Cloud:
-    """A running cloud. :meth:`start` makes one, :meth:`attach` finds one that another process started."""
+    """A running cloud. :meth:`start` makes one, :meth:`attach` finds one that another process started.
+
+    ``computes`` are the hosts by name, each with handles on its nova-compute, agent and libvirtd;
+    ``attestation`` runs our own commands; ``processes`` stops and restarts any service by its name; ``bus``
+    and ``database`` are the infrastructure. Methods that wait raise LabError when it takes too long.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -49,7 +59,8 @@ class Cloud:
     def start(cls, directory: Path, say: Say) -> Cloud:
         """Start a new cloud in ``directory``, which is emptied before. Needs root; takes a minute or two.
 
-        Raises LabError, with the end of the log of what failed, after it has ended what it had started.
+        ``say`` is told of each finished step. Raises LabError, with the end of the log of what failed, after
+        it has ended what it had started.
         """
         if os.geteuid() != 0:
             raise LabError("a cloud needs root", "run as root or with sudo")
@@ -62,7 +73,7 @@ class Cloud:
         cloud = cls(layout)
         try:
             with Steps(say, cloud.processes.stop_all) as steps:
-                cloud._bring_up(steps, seeded=bool(password))
+                bring_up(cloud, steps, seeded=bool(password))
         except BaseException:
             cloud.processes.stop_all()
             raise
@@ -72,14 +83,9 @@ class Cloud:
     def attach(cls, directory: Path) -> Cloud:
         """Return the cloud that runs in ``directory``. Raises LabError when none does."""
         cloud = cls(Layout.load(directory))
-        if not cloud.running:
+        if not cloud.processes.alive(CONTROL):
             raise LabError(f"the cloud in {directory} does not run", "start one with make cloud")
         return cloud
-
-    @property
-    def running(self) -> bool:
-        """Whether anything of it runs."""
-        return self.processes.alive(CONTROL)
 
     def stop(self) -> None:
         """End every process of the cloud, guests included, and remove what it stored; logs stay."""
@@ -89,124 +95,156 @@ class Cloud:
         for path in self.layout.directory.iterdir():
             if path == self.layout.logs:
                 continue
-            if path.is_dir() and not path.is_symlink():
+            if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
 
-    def restart(self, name: str) -> None:
-        """End one process and start it again, as it was started at first."""
-        self.processes.stop(name)
-        self.processes.restart(name)
+    # --- Who acts
 
-    def _bring_up(self, steps: Steps, *, seeded: bool) -> None:
-        layout, processes = self.layout, self.processes
-        glance, placement, neutron = (part(layout, processes) for part in (Glance, Placement, Neutron))
-        for part in (self.identity, glance, placement, neutron, self.nova):
-            part.configure()
-        processes.space(CONTROL, "")
-        go = steps.go
-        go("database", self.database.start)
-        go("bus", self.bus.start)
-        go("our configuration", self.attestation.configure)
-        go("our keys", self.attestation.make_keys, "our configuration")
-        if seeded:
-            go("databases", self.database.restore, "database")
-            go("endpoints", lambda: self.identity.move_endpoints(self.database), "databases")
-            go("keystone", self.identity.start, "endpoints")
-            schemas = ("keystone",)
-        else:
-            for name, part in (
-                ("keystone", self.identity), ("glance", glance), ("placement", placement),
-                ("neutron", neutron), ("nova", self.nova),
-            ):  # fmt: skip
-                go(f"{name} schema", part.migrate, "database")
-            go("keystone", self.identity.start, "keystone schema")
-            go("users", self.identity.populate, "keystone")
-            schemas = ("users", "glance schema", "placement schema", "neutron schema", "nova schema")
-            go("copy of the databases", self.database.keep, *schemas)
-            schemas = ("copy of the databases",)
-        go("nova", self.nova.start, "bus", "our keys", *schemas)
-        for name, one in (("glance", glance), ("placement", placement), ("neutron", neutron)):
-            go(name, lambda one=one: one.start(), "keystone", *schemas)
-        go("disk image", disk.bootable)
-        self._bring_up_hosts(steps)
-        go("images", lambda: self._register_images(), "nova", "glance", "neutron", "placement", "disk image")
-        go("neutron answers", neutron.wake, "images")
+    @property
+    def admin(self) -> Connection:
+        """A connection of openstacksdk as the administrator."""
+        return self.user("admin")
 
-    def _bring_up_hosts(self, steps: Steps) -> None:
-        go = steps.go
-        previous: tuple[str, ...] = ()
-        go("our references", self.attestation.prepare, "our configuration", "database")
-        for name, host in self.computes.items():
-            go(f"{name} libvirt", host.start_libvirt, *previous)
-            previous = (f"{name} libvirt",)
-            go(f"{name} TPM", lambda name=name: self.attestation.start_tpm(name), f"{name} libvirt")
-            go(
-                f"{name} registered",
-                lambda name=name: self.attestation.register(name),
-                f"{name} TPM",
-                "our references",
-            )
-        for name, host in self.computes.items():
-            go(
-                f"{name} nova-compute",
-                host.start_compute,
-                *(f"{one} libvirt" for one in HOSTS),
-                "nova",
-                "placement",
-                "neutron",
-                "glance",
-            )
-        go("hosts in cell", self._discover_hosts, *(f"{one} nova-compute" for one in HOSTS))
-        go("authority and verifier", self.attestation.start, "bus", *(f"{one} registered" for one in HOSTS))
-        for name in HOSTS:
-            go(
-                f"{name} agent",
-                lambda name=name: self.attestation.start_agent(name),
-                "authority and verifier",
-            )
-
-    def _register_images(self) -> None:
-        for service in ("glance", "placement", "neutron", "nova", "metadata"):
-            web.wait(self.layout, self.processes, service)
-        images.register(self.admin)
-
-    def _discover_hosts(self) -> None:
-        web.wait(self.layout, self.processes, "nova")
-        until(self._computes_up, "every nova-compute to be up", 120)
-        self.nova.manage("cell_v2", "discover_hosts", "--by-service")
-
-    def _computes_up(self) -> bool:
-        for name in HOSTS:
-            self.processes.pid(f"nova-compute-{name}")
-        services = self.admin.compute.services(binary="nova-compute")
-        return {service.host for service in services if service.state == "up"} >= set(HOSTS)
-
-    # --- What tests use
+    def user(self, name: str) -> Connection:
+        """A connection as any user: ``admin``, ``alpha`` and ``beta`` (members of the project of that name),
+        ``alpha-reader`` and ``beta-reader``.
+        """
+        if name not in self._connections:
+            self._connections[name] = connect(self.layout, name)
+        return self._connections[name]
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """Names of the compute hosts."""
         return HOSTS
 
+    # --- Servers
+
+    def boot(
+        self,
+        name: str,
+        *,
+        image: str = images.DISK_IMAGE,
+        flavor: str = "small",
+        host: str = "",
+        user: str = "alpha",
+        up: bool = True,
+        **more: Any,
+    ) -> Server:
+        """Create a server and wait until it is ACTIVE and, with ``up``, its guest has started.
+
+        :param image: ``disk`` (boots by itself, can be moved while it runs) or ``kernel`` (see images).
+        :param host: the compute host, chosen as an operator does with ``nova:<host>``, which skips the
+            scheduler's filters; empty to let the scheduler choose.
+        :param more: further arguments of ``create_server``.
+        """
+        if host:
+            more["availability_zone"] = f"nova:{host}"
+        # Only an administrator may name a host; the server is the user's all the same.
+        compute = self._as_admin_of(user).compute if host else self.user(user).compute
+        server = compute.create_server(
+            name=name,
+            image_id=self.admin.image.find_image(image, ignore_missing=False).id,
+            flavor_id=self.admin.compute.find_flavor(flavor, ignore_missing=False).id,
+            networks="none",
+            **more,
+        )
+        server = self.wait(server)
+        if up:
+            self.console(server).wait_up()
+        return server
+
+    def wait(
+        self, server: Server | str, status: str = "ACTIVE", *, host: str = "", timeout: float = SERVER_TIMEOUT
+    ) -> Server:
+        """Wait until a server has a status (and runs on ``host``) and nothing is under way with it.
+
+        Returns it as the administrator sees it. Raises LabError at once when it goes to ERROR instead.
+        """
+        seen = self.server(server)
+
+        def there() -> Server | None:
+            nonlocal seen
+            seen = self.server(server)
+            if seen.status == "ERROR" != status:
+                raise LabError(f"server {seen.name} is in ERROR: {(seen.fault or {}).get('message')}")
+            fits = seen.status == status and not seen.task_state and host in ("", seen.compute_host)
+            return seen if fits else None
+
+        found = until(
+            there,
+            f"server {seen.name} to be {status} {host}",
+            timeout,
+            lambda: f"it is {seen.status} on {seen.compute_host}, doing {seen.task_state}",
+        )
+        assert found is not None
+        return found
+
+    def server(self, server: Server | str) -> Server:
+        """A server as the administrator sees it now."""
+        return self.admin.compute.get_server(server if isinstance(server, str) else server.id)
+
+    def delete(self, server: Server | str) -> None:
+        """Delete a server and wait until it is gone."""
+        identifier = server if isinstance(server, str) else str(server.id)
+        self.admin.compute.delete_server(identifier, ignore_missing=True)
+        until(
+            lambda: not any(self.admin.compute.servers(all_projects=True, uuid=identifier)),
+            f"server {identifier} to be gone",
+            SERVER_TIMEOUT,
+        )
+
+    def host_of(self, server: Server | str) -> Host:
+        """The host on which Nova says a server is."""
+        return self.computes[self.server(server).compute_host]
+
+    def console(self, server: Server | str) -> GuestConsole:
+        """The console of a running server."""
+        current = self.server(server)
+        return self.computes[current.compute_host].console(current.id)
+
+    # --- Verdicts
+
     @cached_property
-    def admin(self) -> Connection:
-        """A connection of openstacksdk as the administrator."""
-        return self.user("admin")
+    def results(self) -> ResultReader:
+        """What the verifiers stored, read from their database."""
+        return ResultReader(ResultDatabase(self.layout.database("attest")))
 
-    def user(self, name: str) -> Connection:
-        """A connection as any user (``alpha``, ``alpha-reader``, ``beta``, ``beta-reader``, ``admin``)."""
+    def host_trusted(self, host: str) -> bool:
+        """Whether the newest result of a host says trusted and is valid."""
+        newest = self.results.newest(host)
+        return newest is not None and newest.verdict is Verdict.TRUSTED and newest.expires > time.time()
+
+    def guest(self, server: Server | str, host: str = "") -> StoredGuest | None:
+        """The newest verdict on a server (by ``host``, or by any); None when there is none."""
+        identifier = UUID(server if isinstance(server, str) else server.id)
+        found = [one for one in self.results.guests(host or None) if one.guest == identifier]
+        return max(found, key=lambda one: one.issued, default=None)
+
+    def wait_verdict(
+        self,
+        server: Server | str,
+        verdict: Verdict = Verdict.TRUSTED,
+        *,
+        host: str = "",
+        timeout: float = VERDICT_TIMEOUT,
+    ) -> StoredGuest:
+        """Wait until the newest verdict on a server (by ``host``, or by any) is this one."""
+
+        def given() -> StoredGuest | None:
+            found = self.guest(server, host)
+            return found if found is not None and found.verdict is verdict else None
+
+        found = until(given, f"verdict {verdict}", timeout, lambda: f"it is {self.guest(server, host)}")
+        assert found is not None
+        return found
+
+    def _as_admin_of(self, user: str) -> Connection:
+        """The administrator in a user's project, to create servers there on a host of choice."""
+        project = user.removesuffix("-reader")
+        name = f"admin@{project}"
         if name not in self._connections:
-            self._connections[name] = connect(self.layout, name)
+            self._connections[name] = connect(self.layout, "admin", project)
         return self._connections[name]
-
-
-def until(ready: Callable[[], Any], what: str, timeout: float) -> Any:
-    """Return the first true answer of ``ready``. Raises LabError after ``timeout`` seconds."""
-    end = time.monotonic() + timeout
-    while not (answer := ready()):
-        if time.monotonic() > end:
-            raise LabError(f"waited {timeout:.0f} s for {what}")
-        time.sleep(0.2)
-    return answer

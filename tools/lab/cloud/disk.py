@@ -21,7 +21,8 @@ LABEL linux
   INITRD initrd
   APPEND console=ttyS0
 """
-# The media byte of a FAT boot sector. With another one Glance and Nova take the sector for a broken partition table.
+# The media byte of a FAT boot sector. With another one Glance and Nova take the sector for a partition table,
+# and find it broken.
 FIXED_DISK = "248"
 SPARE = 4 << 20
 """Bytes for the file system's own tables and the boot loader, over those of the files."""

@@ -3,20 +3,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from uuid import NAMESPACE_DNS, uuid5
 
+import libvirt
+
 from lab.cloud import ini
+from lab.cloud.guests import GuestConsole
 from lab.cloud.layout import HOSTS, Layout, program
 from lab.cloud.nova import common_options
-from lab.cloud.processes import Processes
+from lab.cloud.processes import Processes, Service
+from lab.errors import LabError
 from lab.hypervisor import HIDDEN, mounts, stand_in, write_etc
 
 RAM_MIB = 4096
 # Both hypervisors share one network, which has nothing in it but these.
 ADDRESSES = {name: f"127.0.0.{number}" for number, name in enumerate(HOSTS, 1)}
 NETWORK = HOSTS[0]
+
+WIRE = """#!/bin/sh -e
+while :; do case $1 in -o) shift 2;; -*) shift;; *) break;; esac; done
+"""
+SSH = """space "$1"; shift
+exec nsenter --target=$pid --mount --uts -- "$@"
+"""
+SCP = """place() { case $1 in *:*) space "${1%%:*}"; place="/proc/$pid/root${1#*:}";; *) place=$1;; esac; }
+place "$1"; from=$place
+place "$2"
+exec cp -r "$from" "$place"
+"""
 
 
 class Host:
@@ -34,7 +53,13 @@ class Host:
         ram = here / "ram"
         # Where the agent listens for hints; its service manager would make it.
         hints = stand_in(here, "/run") / "nova-vmi-attest"
-        for path in (*(stand_in(here, hidden) for hidden in HIDDEN), hints, ram, here / "instances", self.instances):
+        for path in (
+            *(stand_in(here, hidden) for hidden in HIDDEN),
+            hints,
+            ram,
+            here / "instances",
+            self.instances,
+        ):
             path.mkdir(parents=True, exist_ok=True)
         table = "".join(f"{address} {name}\n" for name, address in ADDRESSES.items())
         write_etc(
@@ -71,6 +96,39 @@ class Host:
             space=self.name,
         )
 
+    @cached_property
+    def compute(self) -> Service:
+        """nova-compute."""
+        return Service(self._processes, f"nova-compute-{self.name}")
+
+    @cached_property
+    def agent(self) -> Service:
+        """nova-vmi-attest-agent."""
+        return Service(self._processes, f"agent-{self.name}")
+
+    @cached_property
+    def libvirtd(self) -> Service:
+        """libvirtd; guests run on without it."""
+        return Service(self._processes, f"libvirtd-{self.name}")
+
+    @contextlib.contextmanager
+    def libvirt(self) -> Iterator[libvirt.virConnect]:
+        """A connection to this host's libvirtd."""
+        connection = libvirt.open(self._layout.libvirt_uri(self.name))
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def console(self, server: str) -> GuestConsole:
+        """The console of a server that runs here. Raises LabError when its domain does not."""
+        connection = libvirt.open(self._layout.libvirt_uri(self.name))
+        try:
+            domain = connection.lookupByUUIDString(server)
+        except libvirt.libvirtError as error:
+            raise LabError(f"no domain {server} runs on {self.name}: {error}") from error
+        return GuestConsole(domain, self.directory / "instances" / server / "console.log")
+
     @property
     def instances(self) -> Path:
         """Where Nova keeps servers, as every host names it."""
@@ -90,16 +148,9 @@ class Host:
         spaces = "".join(
             f"{address}|{name}) pid={self._processes.pid(name)};;\n" for name, address in ADDRESSES.items()
         )
-        find = f'space() {{ case "$1" in\n{spaces}*) echo "no host $1" >&2; exit 255;; esac; }}\n'
-        (tools / "ssh").write_text(
-            f'#!/bin/sh\n{find}while [ "${{1#-}}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done\n'
-            'space "$1"; shift\nexec nsenter --target=$pid --mount --uts -- sh -c "$*"\n'
-        )
-        (tools / "scp").write_text(
-            f'#!/bin/sh\n{find}while [ "${{1#-}}" != "$1" ]; do shift; done\n'
-            'case "$1" in *:*) space "${1%%:*}"; tar="/proc/$pid/root${1#*:}"; shift; exec cp -r "$tar" "$1";; esac\n'
-            'space "${2%%:*}"; exec cp -r "$1" "/proc/$pid/root${2#*:}"\n'
-        )
+        prelude = f"{WIRE}space() {{ case $1 in\n{spaces}*) exit 255;; esac; }}\n"
+        (tools / "ssh").write_text(f"{prelude}{SSH}")
+        (tools / "scp").write_text(f"{prelude}{SCP}")
         for name in ("ssh", "scp"):
             (tools / name).chmod(0o755)
 

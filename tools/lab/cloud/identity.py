@@ -16,8 +16,8 @@ from lab.cloud.layout import REGION, Layout
 from lab.cloud.processes import Processes
 
 PROJECTS = ("alpha", "beta")
-"""Two tenants that must not see each other's servers. Each has a user of its own name, a member of the project,
-and a ``<name>-reader``."""
+"""Two tenants that must not see each other's servers. Each has a user of its own name, a member of the
+project, and a ``<name>-reader``."""
 
 # service user, service type, path of its endpoint; by the name of the service's port
 SERVICES = {
@@ -82,8 +82,10 @@ class Identity:
             for role in ("admin", "service"):
                 identity.assign_project_role_to_user(service_project, user, roles[role])
             self._endpoint(identity, identity.create_service(name=name, type=kind).id, port, path)
+        administrator = identity.find_user("admin")
         for name in PROJECTS:
             project = identity.create_project(name=name, domain_id="default")
+            identity.assign_project_role_to_user(project, administrator, roles["admin"])
             for user_name, role in ((name, "member"), (f"{name}-reader", "reader")):
                 identity.assign_project_role_to_user(project, self._user(identity, user_name), roles[role])
 
@@ -125,14 +127,14 @@ def users() -> tuple[str, ...]:
     return ("admin", *(name for project in PROJECTS for name in (project, f"{project}-reader")))
 
 
-def entry(layout: Layout, user: str) -> dict[str, object]:
-    """The clouds.yaml entry of a user; the project is named as the user is, less ``-reader``."""
+def entry(layout: Layout, user: str, project: str = "") -> dict[str, object]:
+    """The clouds.yaml entry of a user; without ``project`` in the one that the user is named after."""
     return {
         "auth": {
             "auth_url": layout.url("keystone", "/v3"),
             "username": user,
             "password": layout.password,
-            "project_name": user.removesuffix("-reader"),
+            "project_name": project or user.removesuffix("-reader"),
             "user_domain_id": "default",
             "project_domain_id": "default",
         },
@@ -141,7 +143,7 @@ def entry(layout: Layout, user: str) -> dict[str, object]:
     }
 
 
-def connect(layout: Layout, user: str) -> Connection:
+def connect(layout: Layout, user: str, project: str = "") -> Connection:
     """Return a connection of openstacksdk for a user; no file or variable of the caller's is read."""
     loader = OpenStackConfig(load_yaml_config=False, load_envvars=False)
-    return Connection(config=loader.get_one(**entry(layout, user)))
+    return Connection(config=loader.get_one(**entry(layout, user, project)))

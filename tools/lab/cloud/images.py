@@ -14,7 +14,7 @@ from lab.cloud import disk
 DISK_IMAGE = "disk"
 """Boots by itself, so its servers can be moved while they run."""
 KERNEL_IMAGE = "kernel"
-"""An empty disk with a kernel and a ramdisk beside it. Nova refuses to live-migrate its servers by block copy."""
+"""An empty disk with a kernel and a ramdisk beside it; Nova does not move its servers while they run."""
 
 FLAVORS = {"small": 192, "medium": 256}
 """Name -> MiB of memory."""

@@ -21,8 +21,8 @@ PORTS = (
     "keystone", "glance", "placement", "neutron", "nova", "metadata", "attestation",
     "amqp", "amqp_mapper", "amqp_nodes",
 )  # fmt: skip
-# Below Linux's range for outgoing connections (ip_local_port_range, 32768 on), so that none of those takes one
-# of our ports between the choice and the service's start.
+# Below Linux's range for outgoing connections (ip_local_port_range, 32768 on), so that none of those takes
+# one of our ports between the choice and the service's start.
 LOWEST_PORT, HIGHEST_PORT = 10240, 32000
 
 DATABASES = ("keystone", "glance", "placement", "neutron", "nova_api", "nova", "nova_cell0", "attest")

@@ -10,12 +10,13 @@ from lab.cloud.backing import installed
 from lab.cloud.layout import Layout, program
 from lab.cloud.processes import CONTROL, Processes
 
-# The parts of Nova that raise their privileges by a helper. Everything is root here, so no sudo comes before it.
+# The parts of Nova that raise their privileges by a helper. All is root here, so no sudo comes before it.
 HELPERS = ("nova_sys_admin", "privsep_osbrick", "vif_plug_linux_bridge_privileged", "vif_plug_ovs_privileged")
 FILTERS = (
     "ComputeFilter,ComputeCapabilitiesFilter,ImagePropertiesFilter,"
     "ServerGroupAntiAffinityFilter,ServerGroupAffinityFilter"
 )
+WEIGHERS = "nova.scheduler.weights.all_weighers"
 RELYING = "nova_vmi_attest.relying"
 
 
@@ -34,16 +35,21 @@ class Nova:
         options["conductor"] = {"workers": 1}
         options["scheduler"] = {"workers": 1}
         options["filter_scheduler"] = {
-            "available_filters": ["nova.scheduler.filters.all_filters", f"{RELYING}.scheduler_filter.VMIAttestationFilter"],
+            "available_filters": [
+                "nova.scheduler.filters.all_filters",
+                f"{RELYING}.scheduler_filter.VMIAttestationFilter",
+            ],
             "enabled_filters": f"{FILTERS},VMIAttestationFilter",
-            "weight_classes": f"nova.scheduler.weights.all_weighers,{RELYING}.scheduler_weigher.VMIAttestationWeigher",
+            "weight_classes": f"{WEIGHERS},{RELYING}.scheduler_weigher.VMIAttestationWeigher",
             "track_instance_changes": "false",
         }
         options["relying"] = {"verifier_keys": self._layout.verifier_keys}
         ini.write(self._file, options)
         paste = installed("nova/api-paste.ini").read_text()
         paste = paste.replace(" osapi_compute_app_v21", " trust osapi_compute_app_v21")
-        (self._file.parent / "api-paste.ini").write_text(f"{paste}\n[filter:trust]\nuse = egg:nova-vmi-attest#trust\n")
+        (self._file.parent / "api-paste.ini").write_text(
+            f"{paste}\n[filter:trust]\nuse = egg:nova-vmi-attest#trust\n"
+        )
 
     def migrate(self) -> None:
         """Make the schemas and the one cell. URLs are templates, so that a copy of the database can move."""
@@ -65,7 +71,7 @@ class Nova:
         return self._processes.run("nova-manage", "--config-file", str(self._file), *arguments)
 
     def start(self) -> None:
-        """Start everything but the computes; wait for the conductor, without which a compute starts slowly."""
+        """Start everything but the computes, and wait for the conductor, which they ask at their start."""
         for name in ("conductor", "scheduler"):
             self._processes.start(
                 f"nova-{name}", [program(f"nova-{name}"), "--config-file", str(self._file)], space=CONTROL

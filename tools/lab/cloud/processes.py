@@ -2,8 +2,8 @@
 """The processes of a cloud: started into namespaces of the cloud, written down, ended, and nothing else's.
 
 Each runs in a mount namespace that the cloud made (of the control plane or of one compute host). So whatever
-they start in their turn, guests and helpers that leave their parent included, is known by its namespace, and a
-cloud can be ended by another process than the one that started it.
+they start in their turn, guests and helpers that leave their parent included, is known by its namespace, and
+a cloud can be ended by another process than the one that started it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One process that was started. ``born`` (clock ticks since boot) tells it from a later one of the same id."""
+    """One process that was started. ``born`` (clock ticks since boot) tells it from a later one of its id."""
 
     name: str
     pid: int
@@ -51,7 +51,7 @@ class Entry:
 
 
 class Processes:
-    """The processes of the cloud in ``directory``; their list is kept in a file there. Threads may share it."""
+    """The processes of the cloud in ``directory``; their list is a file there. Threads may share it."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "processes.json"
@@ -242,6 +242,37 @@ class Processes:
             scratch.touch(0o600)
             scratch.write_text(json.dumps([asdict(one) for one in entries.values()]))
             scratch.rename(self._file)
+
+
+class Service:
+    """A handle on one process of a cloud."""
+
+    def __init__(self, processes: Processes, name: str) -> None:
+        self._processes = processes
+        self.name = name
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self._processes.alive(self.name)
+
+    @property
+    def log(self) -> Path:
+        """The file of its output."""
+        return self._processes.log(self.name)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it and wait until it is gone; SIGKILL is a crash."""
+        self._processes.stop(self.name, how)
+
+    def start(self) -> None:
+        """Start it as it was started at first."""
+        self._processes.restart(self.name)
+
+    def restart(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop it and start it again."""
+        self.stop(how)
+        self.start()
 
 
 def runs(entry: Entry) -> bool:

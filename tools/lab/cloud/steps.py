@@ -14,7 +14,7 @@ Say = Callable[[str], None]
 WORKERS = 24
 
 
-class Skipped(Exception):
+class SkippedError(Exception):
     """A step was not begun because an earlier one had failed."""
 
 
@@ -60,7 +60,7 @@ class Steps:
     def _run(self, name: str, work: Callable[[], object], earlier: list[Future[None]]) -> None:
         wait(earlier)
         if self._failure is not None:
-            raise Skipped(name)
+            raise SkippedError(name)
         begin = time.monotonic()
         try:
             work()

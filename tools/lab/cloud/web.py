@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An API served by uwsgi, as devstack and most distributions do, and what every service's configuration shares."""
+"""An API served by uwsgi, as devstack does, and what the configurations of all services share."""
 
 from __future__ import annotations
 
