@@ -9,6 +9,7 @@ from oslo_config import cfg
 
 from nova_vmi_attest.conf import (
     agent,
+    api,
     authority,
     openstack,
     policy,
@@ -19,7 +20,7 @@ from nova_vmi_attest.conf import (
     verifier,
 )
 
-_MODULES = (agent, tpm, authority, verifier, openstack, policy, references, relying, responses)
+_MODULES = (agent, tpm, authority, verifier, openstack, policy, references, relying, responses, api)
 
 Groups = list[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]
 
