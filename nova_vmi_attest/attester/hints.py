@@ -16,6 +16,7 @@ import grp
 import json
 import os
 import re
+import select
 import socket
 import stat
 import threading
@@ -113,24 +114,22 @@ class HintSocket:
             self._socket = None
 
     def _run(self, listening: socket.socket) -> None:
-        listening.settimeout(_POLL)
+        listening.setblocking(False)
         while not self._stopped.is_set():
             try:
-                if self._sip(listening):
+                if select.select([listening], [], [], _POLL)[0] and self._sip(listening):
                     self._look()
                     self._stopped.wait(_PAUSE)
-            except TimeoutError:
-                continue
             except Exception:
                 LOG.exception("listening for hints failed unexpectedly")
                 self._stopped.wait(_POLL)
 
     def _sip(self, listening: socket.socket) -> int:
-        """Wait for a hint and take those that are there; returns how many of them were well formed."""
-        datagrams = [listening.recv(MAX_BYTES + 1)]
+        """Take the hints that are there; returns how many of them were well formed."""
+        datagrams: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
             while len(datagrams) < _SIP:
-                datagrams.append(listening.recv(MAX_BYTES + 1, socket.MSG_DONTWAIT))
+                datagrams.append(listening.recv(MAX_BYTES + 1))
         good, complaint = 0, ""
         for data in datagrams:
             try:

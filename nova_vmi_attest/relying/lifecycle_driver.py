@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -72,9 +71,7 @@ class LifecycleDriver(notifier.Driver):  # type: ignore[misc]
     def __init__(self, conf: cfg.ConfigOpts, topics: list[str], transport: Any) -> None:
         super().__init__(conf, topics, transport)
         opts.register_group(conf, relying.GROUP, relying.OPTIONS)
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._process = 0
+        self._own: tuple[int, socket.socket] | None = None
         self._complained = -_QUIET
 
     def notify(self, ctxt: Any, message: Any, priority: str, retry: int | None) -> None:
@@ -92,13 +89,15 @@ class LifecycleDriver(notifier.Driver):  # type: ignore[misc]
                 LOG.exception("an instance event was not passed on to the agent")
 
     def _own_socket(self) -> socket.socket:
-        """A socket of this process: one that a fork shares would be closed for both."""
-        with self._lock:
-            if self._socket is None or self._process != os.getpid():
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._socket.setblocking(False)
-                self._process = os.getpid()
-            return self._socket
+        """A socket of this process, which shares none with the one that it was forked from.
+
+        Without a lock, which a fork could leave locked for good; of two threads that make one, the last wins.
+        """
+        own = self._own
+        if own is None or own[0] != os.getpid():
+            own = self._own = (os.getpid(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            own[1].setblocking(False)
+        return own[1]
 
     def _may_complain(self) -> bool:
         """Whether it is time to say that hints are lost: notifications come by the thousand."""

@@ -198,6 +198,8 @@ verifier_keys = {self.verifier_keys}
 authority_certificates = {self.authority_certificate}
 minimum_round_interval = 0
 announce_interval = 2
+hint_socket = {here}/hints.sock
+hint_group =
 
 [tpm]
 tcti = {self._tpm.tcti}
