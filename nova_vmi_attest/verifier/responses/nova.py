@@ -10,28 +10,28 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from keystoneauth1 import exceptions
-from keystoneauth1.adapter import Adapter
+from nova_vmi_attest.verifier.openstack import COMPUTE, NotFoundError, OpenStack, OpenStackError
+from nova_vmi_attest.verifier.responses.base import ComputeService, Moot, NovaServer, ResponseError
 
-from nova_vmi_attest.verifier.responses.base import ComputeService, NovaServer, ResponseError
-
-MICROVERSION = "2.73"
-_GONE = 404
+_MICROVERSION = "2.73"
+# More services than any cloud has.
+_MAX_SERVICES = 100_000
 
 
 class ComputeApi:
     """See :class:`nova_vmi_attest.verifier.responses.base.Nova`.
 
-    :param adapter: for the compute service, with the credentials of an operator.
+    :param openstack: with the credentials of an operator.
     """
 
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
+    def __init__(self, openstack: OpenStack) -> None:
+        self._openstack = openstack
 
     def server(self, server: UUID) -> NovaServer | None:
         """A server; ``None`` when there is none."""
-        body = self._request("GET", f"/servers/{server}", missing=True)
-        if body is None:
+        try:
+            body = self._call("GET", f"/servers/{server}")
+        except NotFoundError:
             return None
         found = _member(body, "server", dict)
         return NovaServer(
@@ -43,15 +43,18 @@ class ComputeApi:
 
     def lock(self, server: UUID, reason: str) -> None:
         """Lock a server against its project."""
-        self._request("POST", f"/servers/{server}/action", {"lock": {"locked_reason": reason}})
+        self._do("POST", f"/servers/{server}/action", {"lock": {"locked_reason": reason}})
 
     def pause(self, server: UUID) -> None:
         """Stop a server's processors and keep its memory."""
-        self._request("POST", f"/servers/{server}/action", {"pause": None})
+        self._do("POST", f"/servers/{server}/action", {"pause": None})
 
     def compute_services(self) -> tuple[ComputeService, ...]:
         """Every nova-compute service."""
-        body = self._request("GET", "/os-services?binary=nova-compute")
+        body = self._call("GET", "/os-services", binary="nova-compute")
+        services = _member(body, "services", list)
+        if len(services) > _MAX_SERVICES:
+            raise ResponseError(f"Nova has more than {_MAX_SERVICES} compute services")
         return tuple(
             ComputeService(
                 id=_member(item, "id", str),
@@ -59,31 +62,27 @@ class ComputeApi:
                 is_disabled=_member(item, "status", str) == "disabled",
                 reason=_text(item, "disabled_reason"),
             )
-            for item in _member(body, "services", list)
+            for item in services
         )
 
     def disable(self, service: ComputeService, reason: str) -> None:
         """Keep new servers off a service."""
         said = {"status": "disabled", "disabled_reason": reason}
-        self._request("PUT", f"/os-services/{service.id}", said)
+        self._do("PUT", f"/os-services/{service.id}", said)
 
-    def _request(
-        self, method: str, path: str, body: dict[str, Any] | None = None, missing: bool = False
-    ) -> Any | None:
-        """The decoded answer; ``None`` for an empty one, and when nothing is there and that is an answer."""
+    def _do(self, method: str, path: str, body: object) -> None:
         try:
-            answer = self._adapter.request(path, method, json=body, microversion=MICROVERSION)
-            return answer.json() if answer.content else None
-        except exceptions.HttpError as error:
-            if missing and error.http_status == _GONE:
-                return None
-            raise ResponseError(f"Nova refused {method} {path}: {error.message}") from error
-        except exceptions.ClientException as error:
-            raise ResponseError(
-                f"Nova cannot be reached: {error}", "check [openstack] and that nova-api runs"
-            ) from error
-        except ValueError as error:
-            raise ResponseError(f"Nova's answer to {method} {path} is not JSON") from error
+            self._call(method, path, body)
+        except NotFoundError as error:
+            raise Moot(f"Nova has it no more: {error.message}") from error
+
+    def _call(self, method: str, path: str, body: object = None, **query: str) -> Any:
+        try:
+            return self._openstack.call(COMPUTE, method, path, _MICROVERSION, query, body)
+        except NotFoundError:
+            raise
+        except OpenStackError as error:
+            raise ResponseError(error.message, error.remedy) from error
 
 
 def _member(value: Any, name: str, kind: type) -> Any:
@@ -94,8 +93,7 @@ def _member(value: Any, name: str, kind: type) -> Any:
 
 
 def _text(value: Any, name: str) -> str:
-    """A member that is text, or null."""
-    member = value.get(name) if isinstance(value, dict) else 0
-    if not isinstance(member, str | None):
-        raise ResponseError(f"Nova's answer has no {name}")
-    return member or ""
+    """A member that is text, or null. One that is missing is hidden from us, which says nothing."""
+    if not isinstance(value, dict) or not isinstance(value.get(name, 0), str | None):
+        raise ResponseError(f"Nova's answer has no {name}", "give the user in [openstack] the role admin")
+    return value[name] or ""
