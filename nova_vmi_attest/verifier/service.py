@@ -23,11 +23,14 @@ from nova_vmi_attest.evidence import keys
 from nova_vmi_attest.evidence.challenge import CLOCK_SKEW
 from nova_vmi_attest.evidence.result import AttestationResult, verify_result
 from nova_vmi_attest.references.store import ReferenceStore
+from nova_vmi_attest.verifier.aftermath import Aftermath
 from nova_vmi_attest.verifier.challenges import Challenges
 from nova_vmi_attest.verifier.endpoint import VerifierEndpoint
 from nova_vmi_attest.verifier.hosts import Hosts, KnownHost
+from nova_vmi_attest.verifier.openstack import OpenStack
 from nova_vmi_attest.verifier.policy import Policy
 from nova_vmi_attest.verifier.references import ApprovedReferences
+from nova_vmi_attest.verifier.responses.nova import ComputeApi
 from nova_vmi_attest.verifier.results import Results
 from nova_vmi_attest.verifier.rounds import Placement, Rounds
 
@@ -172,12 +175,17 @@ class VerifierService:
         )
         endpoint = VerifierEndpoint(self._rounds, references, self._results)
         server = messaging.get_server(self._transport, messaging.VERIFIER_TOPIC, options.host, endpoint)
+        openstack = OpenStack.from_conf(self._conf)
+        nova = ComputeApi(openstack) if openstack is not None else None
+        aftermath = Aftermath(self._conf, self._transport, self._database, self._results, nova)
         self._stopped.clear()
         timer = threading.Thread(target=self._challenge_in_turn, name="challenges", daemon=True)
         stack.callback(self._database.close)
         timer.start()
         stack.callback(timer.join, 30)
         stack.callback(self._stopped.set)
+        aftermath.start()
+        stack.callback(aftermath.stop)
         server.start()
         stack.callback(server.wait)
         stack.callback(server.stop)
