@@ -2,12 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Makes this machine ready for the demo and the tests: Debian packages, then a Python environment in .venv.
-# Installs only what is missing; a second run finds everything there and ends at once. Services that the packages
+# With the argument "cloud", also for the real OpenStack of `make cloud` and tests/openstack, in that .venv.
+# Installs only what is missing; a second run finds everything there and ends at once. Services that packages
 # bring along are neither started nor enabled, and services that already run are left alone.
 set -eu
 
 cd "$(dirname "$0")/.."
 python=/usr/bin/python3
+case "${1:-}" in
+    "") cloud= ;;
+    cloud) cloud=yes ;;
+    *)
+        echo "usage: tools/bootstrap.sh [cloud]" >&2
+        exit 2
+        ;;
+esac
 
 # --- What this machine must be, one line for each thing that is not so.
 
@@ -28,14 +37,14 @@ if [ "$(id -u)" != 0 ]; then
 fi
 [ "$missing" = 0 ] || exit 1
 
-# --- Debian packages: the first word of each line of bindep.txt.
+# --- Debian packages: the first word of each line of bindep.txt, those of [cloud] only for the cloud.
 
 installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
 packages=
-for package in $(sed 's/#.*//' bindep.txt | awk 'NF { print $1 }'); do
+for package in $(awk -v cloud="$cloud" '/^[a-z]/ && (cloud || !/ cloud\]/) { print $1 }' bindep.txt); do
     installed "$package" || packages="$packages $package"
 done
 
@@ -77,11 +86,19 @@ apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || $as_root apt-get -q up
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 # The version comes from git; a tree without history, or one that git calls somebody else's, has none to tell.
 git rev-parse HEAD >/dev/null 2>&1 || export PBR_VERSION=0.0.0
-wanted=$(cat pyproject.toml requirements.txt setup.cfg setup.py tools/bootstrap.sh | sha256sum | cut -d' ' -f1)
 stamp=.venv/made-from
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    echo "bootstrap: making .venv"
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
-    .venv/bin/python -m pip install -qq -r requirements.txt -e '.[test]'
-    echo "$wanted" >"$stamp"
+wanted=$(cat pyproject.toml requirements.txt constraints.txt setup.cfg setup.py tools/bootstrap.sh \
+    tests/openstack/requirements.txt | sha256sum | cut -d' ' -f1)
+made=$(cat "$stamp" 2>/dev/null) || made=
+if [ "$made" = "$wanted cloud" ] || [ "$made" = "$wanted${cloud:+ cloud}" ]; then
+    exit 0
 fi
+echo "bootstrap: making .venv"
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+rm -f "$stamp"
+set -- -c constraints.txt -r requirements.txt -e '.[test]'
+[ -z "$cloud" ] || set -- "$@" -r tests/openstack/requirements.txt
+# uv takes a third of pip's time. It does not read pip's configuration, so pip is asked where it cannot do it.
+.venv/bin/python -m pip install -qq -c constraints.txt uv || true
+.venv/bin/uv pip install -q --python .venv/bin/python "$@" || .venv/bin/python -m pip install -qq "$@"
+echo "$wanted${cloud:+ cloud}" >"$stamp"
