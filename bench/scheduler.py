@@ -35,7 +35,7 @@ class _FilledTrust(SharedTrust):
         super().__init__()
         self._cache = cache
 
-    def get(self, conf: cfg.ConfigOpts, program: str = "nova") -> TrustCache:
+    def get(self, conf: cfg.ConfigOpts, program: str = "nova", patience: float = 0.0) -> TrustCache:
         return self._cache
 
 

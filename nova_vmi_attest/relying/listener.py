@@ -54,7 +54,7 @@ class ResultListener:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._heard = 0.0
-        self._filled = False
+        self._filled = threading.Event()
 
     @messaging.exposed
     def result(self, ctxt: Mapping[str, Any], token: str) -> None:
@@ -65,6 +65,10 @@ class ResultListener:
         """Begin to listen. Returns at once, whether the bus can be reached or not."""
         self._thread = threading.Thread(target=self._run, name="vmi-attest-results", daemon=True)
         self._thread.start()
+
+    def wait_filled(self, timeout: float) -> bool:
+        """Wait until all results have been asked for once, for so many seconds at most."""
+        return self._filled.wait(max(timeout, 0.0))
 
     def stop(self) -> None:
         """Stop listening; what is cached stays, and goes stale."""
@@ -79,7 +83,7 @@ class ResultListener:
                 if server is None:
                     server = messaging.get_server(self._transport, messaging.RESULTS_TOPIC, self._name, self)
                     server.start()
-                if not self._filled or time.monotonic() - self._heard > self._silence:
+                if not self._filled.is_set() or time.monotonic() - self._heard > self._silence:
                     self._fill()
             except (AttestError, oslo_messaging.MessagingException) as error:
                 LOG.warning("no verifier could be asked for results: %s", error)
@@ -100,7 +104,8 @@ class ResultListener:
             if not following or following == after or self._stopped.is_set():
                 break
             after = following
-        self._heard, self._filled = time.monotonic(), True
+        self._heard = time.monotonic()
+        self._filled.set()
         LOG.info("the verifiers hold %d valid results, %d of them new here", seen, new)
 
     def _ingest(self, token: str) -> bool:

@@ -23,6 +23,10 @@ LookUp = Callable[[Any], Server]
 
 PROGRAM = "nova-scheduler"
 
+# A listener begins with the first request, which would else be refused for want of results that are there.
+# Nova makes its filters before it forks, so nothing can begin earlier.
+_PATIENCE = 20.0
+
 _UNREAD = "; what its image asks could not be read"
 
 
@@ -45,7 +49,7 @@ class Requests:
 
         :raises Exception: whatever Nova's objects raise for a request without a flavor.
         """
-        trust = self._shared.get(nova.conf.CONF, PROGRAM)
+        trust = self._shared.get(nova.conf.CONF, PROGRAM, _PATIENCE)
         group = nova.conf.CONF.relying
         flavor = spec.flavor
         extra_specs = flavor.extra_specs if "extra_specs" in flavor else {}

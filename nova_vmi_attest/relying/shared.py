@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +27,13 @@ LOG = log.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What one process has; ``reporter`` is ``None`` when it listens to nobody."""
+    """What one process has since ``begun`` (monotonic); it listens to nobody without usable keys."""
 
     process: int
+    begun: float
     cache: TrustCache
-    reporter: RefusalReporter | None
+    listener: ResultListener | None = None
+    reporter: RefusalReporter | None = None
 
 
 class SharedTrust:
@@ -40,15 +43,19 @@ class SharedTrust:
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
 
-    def get(self, conf: cfg.ConfigOpts, program: str = "nova") -> TrustCache:
+    def get(self, conf: cfg.ConfigOpts, program: str = "nova", patience: float = 0.0) -> TrustCache:
         """The cache, with a listener that fills it in the background.
 
         Without usable keys it stays empty, so that every host is unknown; the log says so. A process that was
         forked begins anew: threads do not follow.
 
         :param program: by which the listener is named on the bus, with the name of this machine.
+        :param patience: seconds since its start for which a caller waits until the cache is filled.
         """
-        return self._get(conf, program).cache
+        parts = self._get(conf, program)
+        if parts.listener is not None:
+            parts.listener.wait_filled(parts.begun + patience - time.monotonic())
+        return parts.cache
 
     def report(self, conf: cfg.ConfigOpts, refusal: Refusal) -> None:
         """Tell the verifiers of hosts that were refused, without waiting for them."""
@@ -76,10 +83,11 @@ def _start(conf: cfg.ConfigOpts, program: str, process: int) -> _Parts:
         public_keys = keys.load_public_keys([Path(group.verifier_keys)])
     except KeyFileError as error:
         LOG.error("no host can be trusted: %s ([relying] verifier_keys)", error)
-        return _Parts(process, TrustCache((), group.audience), None)
+        return _Parts(process, time.monotonic(), TrustCache((), group.audience))
     cache = TrustCache(public_keys, group.audience)
     transport = oslo_messaging.get_rpc_transport(conf, url=group.transport_url)
-    ResultListener(transport, cache, f"{program}.{socket.gethostname()}").start()
+    listener = ResultListener(transport, cache, f"{program}.{socket.gethostname()}")
+    listener.start()
     reporter = RefusalReporter(transport)
     reporter.start()
-    return _Parts(process, cache, reporter)
+    return _Parts(process, time.monotonic(), cache, listener, reporter)

@@ -46,7 +46,7 @@ class FixedTrust(SharedTrust):
         super().__init__()
         self.cache = TrustCache([KEY.public_key()], "nova-vmi-attest")
 
-    def get(self, conf: object, program: str = "nova") -> TrustCache:
+    def get(self, conf: object, program: str = "nova", patience: float = 0.0) -> TrustCache:
         return self.cache
 
 
@@ -204,8 +204,11 @@ def test_without_keys_every_host_is_unknown(overrides: Callable[[str, str], None
     assert passing(SharedTrust(), request()) == []
 
 
-def test_results_come_over_the_bus(overrides: Callable[[str, str], None], tmp_path: Path) -> None:
+def test_results_come_over_the_bus(
+    overrides: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The filter listens as nova.conf says; a verifier publishes, and the next request sees it."""
+    monkeypatch.setattr("nova_vmi_attest.relying.requests._PATIENCE", 0.1)
     path = tmp_path / "verifier.jwks"
     path.write_bytes(keys.encode_jwks([KEY.public_key()]))
     overrides("verifier_keys", str(path))

@@ -44,7 +44,7 @@ class FixedTrust(SharedTrust):
         self.cache = trust
         self.told: list[dict[str, Any]] = []
 
-    def get(self, conf: object, program: str = "nova") -> TrustCache:
+    def get(self, conf: object, program: str = "nova", patience: float = 0.0) -> TrustCache:
         return self.cache
 
     def report(self, conf: object, refusal: Refusal) -> None:
