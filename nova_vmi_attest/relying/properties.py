@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from nova_vmi_attest.evidence.measurement import Unmeasured
 from nova_vmi_attest.evidence.result import Reason, Verdict
@@ -100,6 +101,7 @@ def _text(reason: Reason, host: str) -> str:
     return "a check whose details only the operator may see" if named else text
 
 
+@lru_cache(maxsize=1024)
 def _moment(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -7,14 +7,14 @@ was in place. It is never shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from nova_vmi_attest.relying.compute_requests import ComputeRequest, Kind, is_reserved
 from nova_vmi_attest.relying.splice import Document
 
 # What is known of a server, by its name and status as Nova states them.
-Look = Callable[[str, str], Mapping[str, str]]
+Look = Callable[[str, str], dict[str, str]]
 
 SHOWING = frozenset({Kind.DETAIL, Kind.SERVER, Kind.ACTION, Kind.METADATA})
 """The calls whose answers may have the metadata of a server."""

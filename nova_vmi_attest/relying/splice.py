@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nova_vmi_attest.errors import AttestError
@@ -19,7 +19,8 @@ from nova_vmi_attest.errors import AttestError
 # Nova's longest page has 1,000 servers, each with up to 64 KiB of user data for an administrator.
 MAX_BYTES = 128 << 20
 
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE = re.compile(r"[ \t\n\r]+")
+_ESCAPED_LETTER = re.compile(r"\\u00[4-7]")
 
 
 class SpliceError(AttestError):
@@ -99,13 +100,15 @@ class Document:
     def again(self, start: int, name: str) -> Iterator[None]:
         """Return to an object that was just read and has a member ``name``; stop before the value of each.
 
-        Without an escape in the object every quotation mark delimits a string. If then only one string is
-        that name, it is the member's, and nothing else has to be read again.
+        :param name: of lower case letters. Where none is written as an escape, the name stands in the text
+            as it is; and a quotation mark before it that is no escape begins a string, since the text is
+            JSON. So if it stands there once, it is the member's, and nothing else has to be read again.
         """
         end, quoted = self.position, f'"{name}"'
         found = self._text.find(quoted, start, end)
         again = self._text.find(quoted, found + 1, end)
-        if found >= 0 and again < 0 and self._text.find("\\", start, end) < 0:
+        escaped = self._text[found - 1] == "\\" or _ESCAPED_LETTER.search(self._text, start, end)
+        if found >= 0 and again < 0 and not escaped:
             self._go_on(found + len(quoted))
             self._take(":")
             yield
@@ -116,7 +119,7 @@ class Document:
                     yield
         self.position = end
 
-    def amend(self, unwanted: Callable[[str], bool], added: Mapping[str, str]) -> None:
+    def amend(self, unwanted: Callable[[str], bool], added: dict[str, str]) -> None:
         """Read the object that comes next; leave out members by name, and add strings behind the others."""
         spans: list[tuple[bool, int, int]] = []
         opened = self.position + 1
@@ -128,7 +131,7 @@ class Document:
             if drop and kept and end < kept[-1]:
                 self._changes.append((start, following, ""))
         behind = kept[-1] if kept else spans[0][1] if spans else opened
-        text = ", ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in added.items())
+        text = json.dumps(added)[1:-1]
         comma = ", " if kept and text else ""
         self._changes.append((behind, spans[-1][2] if spans else opened, comma + text))
 
@@ -162,6 +165,6 @@ class Document:
 
     def _go_on(self, end: int) -> None:
         """Remember where a token ended, and go to the next."""
-        self._end = end
-        space = _SPACE.match(self._text, end)
-        self.position = space.end() if space else end
+        self._end = self.position = end
+        if self._text.startswith((" ", "\t", "\n", "\r"), end) and (space := _SPACE.match(self._text, end)):
+            self.position = space.end()
