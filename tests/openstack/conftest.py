@@ -25,6 +25,12 @@ CLOUD = "NOVA_VMI_ATTEST_CLOUD"
 Boot = Callable[..., Server]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # OpenStack's libraries warn of each other's next versions at every call.
+    for module in ("futurist", "openstack", "webob"):
+        config.addinivalue_line("filterwarnings", f"ignore::Warning:{module}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from lab import REPOSITORY, kernels
-from lab.cloud import ini
+from lab.cloud import ini, web
 from lab.cloud.layout import HOSTS, Layout, program
-from lab.cloud.processes import CONTROL, Processes
+from lab.cloud.processes import CONTROL, Processes, Service
 from lab.tpm import SoftwareTpm
 
 MANAGE = "nova-vmi-attest-manage"
@@ -42,8 +44,10 @@ class Attestation:
     def configure(self) -> None:
         """Write the configuration files, from newly generated samples."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(ini.fill(self._sample("verifier"), self._options()))
-        sample = self._sample("agent")
+        self._sample("verifier")
+        self.write_options({})
+        self._sample("agent")
+        sample = self._sample_file("agent").read_text()
         for host in HOSTS:
             file = self.agent_file(host)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,13 +105,35 @@ class Attestation:
         directory.mkdir(parents=True, exist_ok=True)
         return SoftwareTpm(directory, name=host)
 
-    def _sample(self, name: str) -> str:
-        output = self._directory / f"{name}.conf.sample"
+    @contextlib.contextmanager
+    def options(self, more: ini.Options) -> Iterator[None]:
+        """Run the verifier with more options for the length of the block; it is restarted before and after.
+
+        ``more`` is group -> option -> value, and takes the place of what the group has otherwise.
+        """
+        verifier = Service(self._processes, "attest-verifier")
+        self.write_options(more)
+        verifier.restart()
+        try:
+            yield
+        finally:
+            self.write_options({})
+            verifier.restart()
+
+    def write_options(self, more: ini.Options) -> None:
+        """Write the configuration of the control plane anew, with more options than usual."""
+        text = ini.fill(self._sample_file("verifier").read_text(), {**self._options(), **more})
+        self.file.touch(0o600)
+        self.file.write_text(text)
+
+    def _sample(self, name: str) -> None:
+        """Generate a sample as ``make genconfig`` does."""
         generator = REPOSITORY / "etc" / "oslo-config-generator" / f"{name}.conf"
-        self._processes.run(
-            "oslo-config-generator", "--config-file", str(generator), "--output-file", str(output)
-        )
-        return output.read_text()
+        arguments = ["--config-file", str(generator), "--output-file", str(self._sample_file(name))]
+        self._processes.run("oslo-config-generator", *arguments)
+
+    def _sample_file(self, name: str) -> Path:
+        return self._directory / f"{name}.conf.sample"
 
     def _options(self) -> ini.Options:
         here = self._directory
@@ -125,6 +151,7 @@ class Attestation:
                 "authority_certificates": here / "authority.pem",
                 "interval": INTERVAL,
             },
+            "openstack": web.credentials(self._layout, "nova-vmi-attest"),
             "references": {"path": self._layout.state("references")},
             "relying": {"verifier_keys": self._layout.verifier_keys},
         }

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from uuid import NAMESPACE_DNS, uuid5
+from uuid import NAMESPACE_DNS, UUID, uuid5
 
 import libvirt
 
@@ -119,6 +119,11 @@ class Host:
             yield connection
         finally:
             connection.close()
+
+    def domains(self) -> set[UUID]:
+        """The domains that libvirt knows here, running or not."""
+        with self.libvirt() as connection:
+            return {UUID(domain.UUIDString()) for domain in connection.listAllDomains()}
 
     def console(self, server: str) -> GuestConsole:
         """The console of a server that runs here. Raises LabError when its domain does not."""
