@@ -2,9 +2,9 @@
 """The agent as a whole: it opens the TPM and the log, follows the guests, enrols the host, and answers
 challenges.
 
-Two threads besides those that follow the guests. One keeps the host enrolled and announced, and may wait
-long for an authority that is away; the other runs the rounds, one at a time, and never waits for it once
-there is a certificate.
+Three threads besides those that follow the guests. One keeps the host enrolled and announced, and may wait
+long for an authority that is away; one runs the rounds, one at a time, and never waits for it once there is
+a certificate; one connects to the bus and takes challenges from it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ _ENROL_RETRY = 5.0
 # ask again.
 _ANSWER = 10
 
+# Seconds that the threads have to finish what they do when the service stops.
+_LAST_WORK = 15.0
+
 
 class AgentError(AttestError):
     """The agent cannot start."""
@@ -68,6 +71,7 @@ class AttesterService:
         self._transport = transport
         self._host: str = conf.agent.host
         self._stopped = threading.Event()
+        self._listening = threading.Event()
         self._cleanup = contextlib.ExitStack()
 
     def start(self) -> None:
@@ -80,7 +84,6 @@ class AttesterService:
         with contextlib.ExitStack() as stack:
             self._start(stack)
             self._cleanup = stack.pop_all()
-        LOG.info("host %s answers challenges", self._host)
 
     def stop(self) -> None:
         """Stop the threads, then close what :meth:`start` opened. Idempotent."""
@@ -125,26 +128,38 @@ class AttesterService:
             self._host, following.measure, tpm, journal, pcrs, self._enrolment.certificate_der
         )
         self._challenges = ChallengeQueue(self._host, verifiers)
-        server = messaging.get_server(
-            self._transport, messaging.ATTESTER_TOPIC, self._host, AttesterEndpoint(self._challenges)
-        )
+        # Closing runs backwards: the threads' last work, then what they work with.
         threads = [
-            threading.Thread(target=self._stay_enrolled, name="enrolment", daemon=True),
-            threading.Thread(target=self._answer, name="rounds", daemon=True),
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (
+                ("enrolment", self._stay_enrolled),
+                ("rounds", self._answer),
+                ("challenges", self._listen),
+            )
         ]
-        # Closing runs backwards: the bus first, then the threads' last work, then what they work with.
         stack.callback(self._join, threads)
         for thread in threads:
             thread.start()
-        server.start()
-        stack.callback(server.wait)
-        stack.callback(server.stop)
 
     def _join(self, threads: Sequence[threading.Thread]) -> None:
         self._stopped.set()
         self._challenges.wake()
+        # One that waits for the message bus cannot be woken: it ends with the process.
+        deadline = time.monotonic() + _LAST_WORK
         for thread in threads:
-            thread.join(timeout=30)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def _listen(self) -> None:
+        """Take challenges from the bus until stopped. To start is to wait until the bus is there."""
+        server = messaging.get_server(
+            self._transport, messaging.ATTESTER_TOPIC, self._host, AttesterEndpoint(self._challenges)
+        )
+        server.start()
+        self._listening.set()
+        LOG.info("host %s answers challenges", self._host)
+        self._stopped.wait()
+        server.stop()
+        server.wait()
 
     def _request(self, reason: str) -> None:
         """Ask the verifiers for a challenge. One of the version before does not know the message: lost."""
@@ -157,6 +172,8 @@ class AttesterService:
     def _stay_enrolled(self) -> None:
         """Enrol, renew in time, and announce the host, until stopped."""
         while not self._stopped.is_set():
+            if not self._listening.wait(_ENROL_RETRY):
+                continue  # a challenge that follows the announcement would be lost
             pause = float(self._conf.agent.announce_interval)
             try:
                 certificate = self._enrolment.ensure(int(time.time()))

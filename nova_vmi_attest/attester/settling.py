@@ -91,7 +91,8 @@ class Settler:
         self._stopped.set()
         self._woken.set()
         if self._thread is not None:
-            self._thread.join(timeout=30)
+            # Longer only when the message bus is away; the process does not wait for it.
+            self._thread.join(timeout=5)
             self._thread = None
 
     def changed(self, changes: Changes) -> None:
