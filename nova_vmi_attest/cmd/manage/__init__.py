@@ -12,14 +12,14 @@ import sys
 from collections.abc import Sequence
 
 from nova_vmi_attest import conf as configuration
-from nova_vmi_attest.cmd.manage import ca, db, hosts, keys, proof, references, results, tpm
+from nova_vmi_attest.cmd.manage import ca, db, hosts, keys, proof, references, responses, results, tpm
 from nova_vmi_attest.cmd.manage.context import CommandError, Context
 from nova_vmi_attest.errors import AttestError
 
 PROGRAM = "nova-vmi-attest-manage"
 # What libraries log is said again, in one line, by the error that comes of it.
 _SILENCE = logging.NullHandler()
-_NOUNS = (db, keys, ca, references, tpm, hosts, results, proof)
+_NOUNS = (db, keys, ca, references, tpm, hosts, results, responses, proof)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

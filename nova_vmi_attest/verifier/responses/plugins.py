@@ -37,11 +37,8 @@ class Plugins:
     def __init__(self, conf: cfg.ConfigOpts, tools: Tools) -> None:
         self._tools = tools
         self._timeout = conf.responses.timeout
-        self._names = {key: tuple(dict.fromkeys(conf.responses[option])) for key, option in _OPTIONS.items()}
-        self._loaded = _load(conf, {name for names in self._names.values() for name in names})
-        for (kind, verdict), names in self._names.items():
-            for name in names:
-                self._check(name, kind, _OPTIONS[kind, verdict])
+        self._names = _names(conf)
+        self._loaded = load(conf, tools.nova is not None)
         self._busy: dict[str, threading.Thread] = {}
 
     def names_for(self, item: NumberedChange) -> tuple[str, ...]:
@@ -84,17 +81,31 @@ class Plugins:
             LOG.exception("a response to change %d failed unexpectedly", item.number)
             said.append(ResponseError(f"it failed unexpectedly: {type(error).__name__}"))
 
-    def _check(self, name: str, kind: str, option: str) -> None:
-        response = self._loaded[name]
-        if kind not in response.kinds:
-            raise ResponseError(f"[responses] {option} names {name}, which does not respond to a {kind}")
-        if response.needs_nova and self._tools.nova is None:
-            raise ResponseError(
-                f"[responses] {option} names {name}, which needs access to Nova", "fill in [openstack]"
-            )
+
+def load(conf: cfg.ConfigOpts, has_nova: bool) -> Mapping[str, Response]:
+    """The responses that the configuration names, by name.
+
+    :raises ResponseError: as :class:`Plugins`.
+    """
+    named = _names(conf)
+    loaded = _import(conf, {name for names in named.values() for name in names})
+    for (kind, verdict), names in named.items():
+        for name in names:
+            option = _OPTIONS[kind, verdict]
+            if kind not in loaded[name].kinds:
+                raise ResponseError(f"[responses] {option} names {name}, which does not respond to a {kind}")
+            if loaded[name].needs_nova and not has_nova:
+                raise ResponseError(
+                    f"[responses] {option} names {name}, which needs access to Nova", "fill in [openstack]"
+                )
+    return loaded
 
 
-def _load(conf: cfg.ConfigOpts, names: set[str]) -> Mapping[str, Response]:
+def _names(conf: cfg.ConfigOpts) -> dict[tuple[str, Verdict], tuple[str, ...]]:
+    return {key: tuple(dict.fromkeys(conf.responses[option])) for key, option in _OPTIONS.items()}
+
+
+def _import(conf: cfg.ConfigOpts, names: set[str]) -> Mapping[str, Response]:
     failed: list[str] = []
 
     def note(manager: object, entry_point: object, error: BaseException) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from nova_vmi_attest.authority.ca import CertificateAuthority
 from nova_vmi_attest.cmd.manage import main
 from nova_vmi_attest.db import models
-from nova_vmi_attest.db.session import Database
+from nova_vmi_attest.db.session import Database, head_revision
 from nova_vmi_attest.evidence import keys
 from nova_vmi_attest.evidence.log import ZERO_DIGEST, extend
 from nova_vmi_attest.evidence.result import GuestResult, HostResult, Reason, Verdict
@@ -89,9 +89,10 @@ def ready(manage: Deployment) -> Deployment:
 def test_the_schema_is_made_on_request_only(manage: Deployment) -> None:
     assert "db upgrade" in manage.refused("db", "check")
     assert "db upgrade" in manage.refused("host", "list")
-    assert manage.json("db", "upgrade") == {"before": None, "after": "0002"}
-    assert "0002" in manage("db", "check")
-    assert manage.json("db", "upgrade")["before"] == "0002"
+    newest = head_revision()
+    assert manage.json("db", "upgrade") == {"before": None, "after": newest}
+    assert str(newest) in manage("db", "check")
+    assert manage.json("db", "upgrade")["before"] == newest
 
 
 def test_the_key_is_made_once_and_shown(manage: Deployment) -> None:
@@ -137,6 +138,63 @@ def test_a_host_that_lost_its_log_can_be_forgotten(ready: Deployment) -> None:
     assert ready.json("host", "show", HOST)["announced_at"] == 1
     ready("host", "forget", HOST)
     assert HOST in ready.refused("host", "forget", HOST)
+
+
+def test_an_operator_breaks_glass_and_everybody_sees_it(
+    ready: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "alice")
+    Hosts(ready.database).remember(HOST, "tpm", "pem", 1)
+    made = ready.json("host", "override", HOST, "--reason", "firmware [bold]update", "--hours", "2")
+    assert made["known"] is True
+    assert made["expires"] == pytest.approx(time.time() + 7200, abs=60)
+    shown = ready.json("host", "show", HOST)["override"]
+    assert (shown["made_by"].split("@")[0], shown["reason"]) == ("alice", "firmware [bold]update")
+    assert "firmware [bold]update" in ready("host", "show", HOST)
+    assert "firmware [bold]update" in ready("host", "list")
+    found = HostResult(HOST, Verdict.UNTRUSTED, (Reason("pcr_policy", detail="another value"),))
+    with ready.database.writer() as session:
+        Results(ready.database, KEY, "cloud", 300, 90).record(
+            session, Appraisal(True, found), int(time.time())
+        )
+    result = ready.json("result", "show", HOST)
+    assert (result["verdict"], result["reasons"][0]["check"]) == ("trusted", "override")
+    assert "override: by alice@" in ready("result", "list")
+    ready("host", "lift-override", HOST)
+    assert ready.json("host", "show", HOST)["override"] is None
+    assert "no override" in ready.refused("host", "lift-override", HOST)
+
+
+def test_an_override_needs_a_reason_and_an_end(ready: Deployment, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        (HOST,),
+        (HOST, "--reason", "x", "--hours", "25"),
+        (HOST, "--reason", "x", "--hours", "0"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["host", "override", *arguments])
+        assert stopped.value.code == 2
+    capsys.readouterr()
+    assert "printable" in ready.refused("host", "override", HOST, "--reason", " ")
+    assert "host name" in ready.refused("host", "override", "a b", "--reason", "why")
+    assert "no host of this name" in ready("host", "override", "typo", "--reason", "why")
+    assert ready.json("host", "show", "typo")["override"]["reason"] == "why"
+
+
+def test_responses_are_listed(ready: Deployment) -> None:
+    assert ready.json("response", "list") == []
+    with ready.database.writer() as session:
+        for number, outcome in enumerate(("done", "limited")):
+            session.add(
+                models.ResponseRow(
+                    at=number, response="lock", change_id=7, subject=str(GUESTS[number]), outcome=outcome,
+                    detail="[x]",
+                )
+            )  # fmt: skip
+    rows = ready.json("response", "list")
+    assert [(row["outcome"], row["at"], row["change"]) for row in rows] == [("limited", 1, 7), ("done", 0, 7)]
+    assert [row["outcome"] for row in ready.json("response", "list", str(GUESTS[0]))] == ["done"]
+    assert "[x]" in ready("response", "list", "--limit", "1")
 
 
 def test_references_are_listed_and_errors_explained(manage: Deployment) -> None:
