@@ -85,11 +85,7 @@ def _authorise(services: Services, operation: Operation, context: RequestContext
     if operation.rule is None:
         return
     if request.environ.get("HTTP_X_IDENTITY_STATUS") != "Confirmed":
-        raise Problem(
-            HTTPStatus.UNAUTHORIZED,
-            "the request has no valid token",
-            "get one from Keystone and send it as X-Auth-Token; one that has expired has to be renewed",
-        )
+        raise problems.unauthenticated()
     call = Call(services, context, {}, {}, None, request.stream, 0, 0, "")  # type: ignore[arg-type]
     if not call.allows(operation.rule):
         raise Problem(

@@ -2,13 +2,14 @@
 """The middleware around the application, and why it is in this order.
 
 Outermost is what learns from a proxy how the client reached us; then every request gets its id, so that
-whatever refuses it can be found in the log; a health check asks for no token; what is inside passes
-Keystone's middleware, which marks a token as good or bad and lets the application say so in its own words.
+whatever refuses it can be found in the log. A health check and what anybody may know ask for no token; all
+else has to pass Keystone's middleware, whose refusals are put into our form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import Any
 
 from keystonemiddleware.auth_token import AuthProtocol
@@ -24,6 +25,16 @@ from nova_vmi_attest.api.catalogue import OPERATIONS
 from nova_vmi_attest.api.problems import Problem
 from nova_vmi_attest.api.services import Services
 
+# Headers by which Keystone's middleware says who asks.
+_IDENTITY = (
+    "HTTP_X_IDENTITY_",
+    "HTTP_X_ROLE",
+    "HTTP_X_USER",
+    "HTTP_X_PROJECT",
+    "HTTP_X_TENANT",
+    "HTTP_X_IS_",
+)
+
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -33,11 +44,30 @@ def make_application(conf: cfg.ConfigOpts) -> WsgiApp:
     :raises PolicyError: of oslo.policy, when the policy file cannot be used.
     """
     inner: Any = make_app(Services(conf), OPERATIONS)
-    settings = {"oslo_config_config": conf, "delay_auth_decision": True}
-    guarded = _Problems(AuthProtocol(inner, settings))
-    routed = DispatcherMiddleware(guarded, {"/healthcheck": Healthcheck(None, conf)})
+    guarded = _Problems(AuthProtocol(inner, {"oslo_config_config": conf, "delay_auth_decision": False}))
+    public = {path for item in OPERATIONS if item.rule is None for path in (item.path, f"{item.path}/")}
+    gate = _Gate(inner, guarded, frozenset({"", *public}))
+    routed = DispatcherMiddleware(gate, {"/healthcheck": Healthcheck(None, conf)})
     application: WsgiApp = HTTPProxyToWSGI(RequestId(routed, conf), conf)
     return application
+
+
+class _Gate:
+    """Lets everybody go to some exact paths, and on to Keystone's middleware for all others."""
+
+    def __init__(self, application: WsgiApp, guarded: WsgiApp, public: frozenset[str]) -> None:
+        self._application = application
+        self._guarded = guarded
+        self._public = public
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ.get("PATH_INFO", "") in self._public:
+            # Nobody vouches for who sends these.
+            claimed = [name for name in environ if name.startswith(_IDENTITY)]
+            for name in claimed:
+                del environ[name]
+            return self._application(environ, start_response)
+        return self._guarded(environ, start_response)
 
 
 class _Problems:
@@ -62,7 +92,15 @@ class _Problems:
             return body
         if hasattr(body, "close"):
             body.close()
-        status = int(started[0][0][:3])
-        problem = problems.unavailable() if status == 503 else Problem(status, "the request was refused")
-        answer = problems.response(problem, environ.get("openstack.request_id", ""))
+        answer = problems.response(_problem(*started[0]), environ.get("openstack.request_id", ""))
         return answer(environ, start_response)
+
+
+def _problem(status: str, headers: list[tuple[str, str]]) -> Problem:
+    code = int(status[:3])
+    if code == HTTPStatus.SERVICE_UNAVAILABLE:
+        return problems.unavailable()
+    challenge = {name: value for name, value in headers if name.lower() == "www-authenticate"}
+    if code == HTTPStatus.UNAUTHORIZED:
+        return problems.unauthenticated(challenge)
+    return Problem(code, "the request was refused")

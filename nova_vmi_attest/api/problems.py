@@ -45,6 +45,16 @@ def not_found(what: str) -> Problem:
     return Problem(HTTPStatus.NOT_FOUND, f"{what} does not exist, or you may not see it")
 
 
+def unauthenticated(headers: Mapping[str, str] | None = None) -> Problem:
+    """The answer to whoever has no token that Keystone stands by."""
+    return Problem(
+        HTTPStatus.UNAUTHORIZED,
+        "the request has no valid token",
+        "get one from Keystone and send it as X-Auth-Token; one that has expired has to be renewed",
+        headers,
+    )
+
+
 def unavailable() -> Problem:
     """The answer when something that the API needs is away. What it is called stays in our log."""
     remedy = "try again in a moment; if it lasts, the operator finds the cause in the log of the API"
