@@ -71,6 +71,18 @@ Set it to 0 only to reproduce a problem.
 """,
     ),
     cfg.IntOpt(
+        "minimum_event_interval",
+        default=2,
+        min=1,
+        max=3600,
+        help="""
+Seconds that must pass after a challenge of a host before it is challenged because something happened on it.
+
+A host's agent says when guests appear, settle and leave, so that verdicts need not wait for the host's turn.
+Anybody on the message bus can say so: raise this where hosts have slow TPMs and very many guests.
+""",
+    ),
+    cfg.IntOpt(
         "challenge_lifetime",
         default=60,
         min=1,

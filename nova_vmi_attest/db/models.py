@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Boolean, Index, Integer, LargeBinary, String, Text, false
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -137,7 +137,10 @@ class HostState(Base):
 
 
 class ChallengeRow(Base):
-    """A challenge that has not been answered yet; the row is deleted by the answer. ``id`` orders them."""
+    """A challenge that has not been answered yet; the row is deleted by the answer. ``id`` orders them.
+
+    ``chosen`` is set when somebody else than a verifier chose the nonce.
+    """
 
     __tablename__ = "challenges"
 
@@ -147,6 +150,7 @@ class ChallengeRow(Base):
     since: Mapped[int] = mapped_column(BigInteger())
     issued: Mapped[int] = mapped_column(BigInteger())
     expires: Mapped[int] = mapped_column(BigInteger(), index=True)
+    chosen: Mapped[bool] = mapped_column(Boolean(), default=False, server_default=false())
 
 
 class ResultRow(Base):

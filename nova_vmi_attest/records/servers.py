@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Select, delete, or_, select, update
+from sqlalchemy import Select, delete, select, update
 
 from nova_vmi_attest.db import models
 from nova_vmi_attest.db.session import Database, DuplicateError, affected
@@ -79,12 +79,11 @@ class Servers:
         return found
 
     def on_host(self, host: str) -> tuple[Server, ...]:
-        """The servers that are not deleted and that ``host`` must or may show."""
-        row = models.ServerRow
-        statement = _living().where(or_(row.host == host, row.allowed_host == host))
+        """The servers that are not deleted and that Nova places on ``host``."""
         with self._database.reader() as session:
-            servers = [_server(row) for row in session.scalars(statement)]
-        return tuple(server for server in servers if host in (server.host, server.allowed_host))
+            found = session.scalars(_living().where(models.ServerRow.host == host))
+            # Some databases compare without regard to case.
+            return tuple(server for server in map(_server, found) if server.host == host)
 
     def learn(self, servers: Iterable[Server]) -> int:
         """Store what Nova said, unless something newer is stored already; returns how many rows changed.

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Appraisal of one evidence batch: numbered steps from the certificate to the verdicts. Pure, no I/O.
 
+:func:`appraise` takes steps 1 to 8 from the evidence alone. :func:`place`, step 9, holds the outcome against
+Nova's word; it is apart because Nova may have to be asked, and only for evidence that is the host's own.
+
 Steps 1 to 5 say whose evidence this is and that nobody changed it on its way. Anybody on the bus can take a
 genuine quote and send it with other records or guests, or late, so a failure until there proves nothing
 *about* the host: the appraisal is then not ``attributed``, and the caller must neither let it change a
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import hmac
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cryptography import x509
@@ -36,6 +39,7 @@ from nova_vmi_attest.evidence.log import (
 from nova_vmi_attest.evidence.result import MAX_REASONS, GuestResult, HostResult, Reason, Verdict
 from nova_vmi_attest.tpm.ak_certificate import AkCertificate, AkCertificateError, verify_ak_certificate
 from nova_vmi_attest.tpm.quote import QuoteError, VerifiedQuote, verify_quote
+from nova_vmi_attest.verifier.placed import Placed, concerned, hold
 from nova_vmi_attest.verifier.policy import ApprovedReference, Policy, reason
 
 HOST_UNTRUSTED = "host_untrusted"
@@ -72,7 +76,6 @@ class Question:
     :param nonces: our nonces that are open for that host; at least one of them must be answered.
     :param now: seconds since 1970.
     :param previous: the host's state after its last accepted evidence, if any.
-    :param guests: the guests that must be on this host; ``None`` when that is not known.
     :param revoked: serial numbers of the host's certificates that the operator withdrew.
     """
 
@@ -81,7 +84,6 @@ class Question:
     nonces: frozenset[bytes]
     now: int
     previous: HostState | None = None
-    guests: frozenset[uuid.UUID] | None = None
     revoked: frozenset[int] = frozenset()
 
 
@@ -159,13 +161,8 @@ def appraise(
     except _HostError as failure:
         return _refused(batch, question, attributed, reason(failure.check, detail=failure.message))
 
-    # 8. The guests are those that should be on this host: none hidden, none shown from somewhere else.
-    placed = {item.guest for item in batch.guests} if question.guests is None else question.guests
-
-    # 9. Each measurement is held against the approved references and the policy.
-    results = [_guest(policy.appraise(item.measurement, references), placed) for item in batch.guests]
-    missing = placed - {item.guest for item in batch.guests}
-    results += [_unknown(guest, "guest_missing", "not in the evidence of its host") for guest in missing]
+    # 8. Each measurement is held against the approved references and the policy.
+    results = [policy.appraise(item.measurement, references) for item in batch.guests]
     return Appraisal(
         attributed=True,
         host=HostResult(question.host, Verdict.TRUSTED, notes),
@@ -173,6 +170,21 @@ def appraise(
         state=_state(certificate, quote, position),
         pcr_before=position.before,
     )
+
+
+def place(appraisal: Appraisal, placed: Placed) -> Appraisal:
+    """Step 9: the guests are those that Nova places on this host, none hidden, none from somewhere else.
+
+    :param placed: what Nova says of the host and of the guests in ``appraisal``.
+    """
+    host = appraisal.host
+    if host.verdict is Verdict.TRUSTED:
+        guests, notes = hold(appraisal.guests, placed)
+        host = replace(host, reasons=(host.reasons + notes)[:MAX_REASONS])
+    else:
+        shown = (result.guest for result in appraisal.guests)
+        guests = _untrusted(host.reasons[0], concerned(shown, placed))
+    return replace(appraisal, host=host, guests=guests)
 
 
 def _certificate(batch: Batch, question: Question, authorities: Sequence[x509.Certificate]) -> AkCertificate:
@@ -341,30 +353,17 @@ def _host_pcrs(quote: VerifiedQuote, policy: Policy) -> tuple[Reason, ...]:
     return ()
 
 
-def _guest(result: GuestResult, placed: frozenset[uuid.UUID] | set[uuid.UUID]) -> GuestResult:
-    """A guest that should be elsewhere may be a clean decoy, so being clean does not make it trusted."""
-    if result.guest in placed:
-        return result
-    unexpected = reason("guest_unexpected", detail="this guest is not placed on this host")
-    verdict = Verdict.UNKNOWN if result.verdict is Verdict.TRUSTED else result.verdict
-    return replace(result, verdict=verdict, reasons=(unexpected, *result.reasons)[:MAX_REASONS])
-
-
-def _unknown(guest: uuid.UUID, check: str, detail: str) -> GuestResult:
-    return GuestResult(guest, Verdict.UNKNOWN, (reason(check, detail=detail),))
-
-
 def _refused(batch: Batch, question: Question, attributed: bool, why: Reason) -> Appraisal:
-    detail = f"{why.check}: {why.detail}"
-    concerned = {item.guest for item in batch.guests} if question.guests is None else question.guests
     return Appraisal(
         attributed=attributed,
         host=HostResult(question.host, Verdict.UNTRUSTED, (why,)),
-        guests=tuple(
-            _unknown(guest, HOST_UNTRUSTED, detail)
-            for guest in sorted(concerned, key=lambda guest: guest.bytes)
-        ),
+        guests=_untrusted(why, sorted((item.guest for item in batch.guests), key=lambda guest: guest.bytes)),
     )
+
+
+def _untrusted(why: Reason, guests: Iterable[uuid.UUID]) -> tuple[GuestResult, ...]:
+    because = reason(HOST_UNTRUSTED, detail=f"{why.check}: {why.detail}")
+    return tuple(GuestResult(guest, Verdict.UNKNOWN, (because,)) for guest in guests)
 
 
 def _state(certificate: AkCertificate, quote: VerifiedQuote, position: _Position) -> HostState:

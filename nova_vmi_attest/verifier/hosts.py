@@ -69,10 +69,11 @@ class Hosts:
             return is_new
 
     def all(self) -> tuple[KnownHost, ...]:
-        """Every known host by name."""
+        """Every known host by name. Read often, so without the certificates."""
+        row = models.KnownHost
+        columns = row.name, row.tpm, row.announced_at, row.challenged_at, row.answered_at, row.last_error
         with self._database.reader() as session:
-            rows = session.scalars(select(models.KnownHost).order_by(models.KnownHost.name))
-            return tuple(_known(row) for row in rows)
+            return tuple(KnownHost(*found) for found in session.execute(select(*columns).order_by(row.name)))
 
     def get(self, name: str) -> KnownHost | None:
         """One host, or ``None`` when it never announced itself."""

@@ -14,7 +14,6 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from uuid import UUID
 
 import oslo_messaging
 from cryptography import x509
@@ -30,9 +29,10 @@ from nova_vmi_attest.evidence.result import Verdict
 from nova_vmi_attest.tpm.ak_certificate import verify_ak_certificate
 from nova_vmi_attest.verifier import challenges as challenge_store
 from nova_vmi_attest.verifier import hosts as host_store
-from nova_vmi_attest.verifier.appraisal import Appraisal, Question, appraise
-from nova_vmi_attest.verifier.challenges import Challenges
+from nova_vmi_attest.verifier.appraisal import Appraisal, Question, appraise, place
+from nova_vmi_attest.verifier.challenges import Challenges, Closed
 from nova_vmi_attest.verifier.hosts import Hosts, KnownHost, StateConflictError, StoredState
+from nova_vmi_attest.verifier.placement import Placements
 from nova_vmi_attest.verifier.policy import Policy
 from nova_vmi_attest.verifier.references import ApprovedReferences
 from nova_vmi_attest.verifier.results import Results
@@ -51,9 +51,6 @@ _RENEW = "if it was registered again, remove ak.pem from its [agent] state_path 
 # How many batches are decoded at once.
 _DECODERS = 2
 
-# Gives the guests that must be on a host, or None when that is not known.
-Placement = Callable[[str], frozenset[UUID] | None]
-
 
 class EvidenceError(AttestError):
     """A message to the verifier cannot be used."""
@@ -64,6 +61,8 @@ class Rounds:
 
     :param thumbprint: RFC 7638 thumbprint of the verifier's key.
     :param authorities: certificates of the enrolment authority.
+    :param placements: what Nova places on a host; without it every guest that a host shows counts.
+    :param changed: is called after each result that was stored; must not block.
     """
 
     def __init__(
@@ -77,7 +76,8 @@ class Rounds:
         hosts: Hosts,
         challenges: Challenges,
         results: Results,
-        placement: Placement | None = None,
+        placements: Placements | None = None,
+        changed: Callable[[], None] | None = None,
     ) -> None:
         self._attesters = messaging.AttesterClient(transport)
         self._publisher = messaging.ResultsClient(transport)
@@ -89,7 +89,8 @@ class Rounds:
         self._hosts = hosts
         self._challenges = challenges
         self._results = results
-        self._placement = placement
+        self._placements = placements
+        self._on_change = changed
         self._changed = threading.Condition()
         # Anybody on the bus can send much that is no evidence: it takes memory before it is found out.
         self._decoding = threading.BoundedSemaphore(_DECODERS)
@@ -112,19 +113,32 @@ class Rounds:
             LOG.info("host %s announced itself (TPM %s)", host, named.ek_digest[:16])
             self.challenge(host, now)
 
-    def challenge_in_turn(self, host: KnownHost, now: int) -> None:
-        """Challenge a host, unless another verifier took the turn since ``host`` was read.
+    def challenge_in_turn(self, host: KnownHost, now: int) -> bool:
+        """Challenge a host, unless another verifier took the turn since ``host`` was read: false then.
 
         :raises AttestError: when nothing can be stored; :class:`oslo_messaging.MessagingException` when the
             bus is away.
         """
-        if self._hosts.claim(host, now):
-            self._send_challenge(host.name, now)
+        if not self._hosts.claim(host, now):
+            return False
+        self._send_challenge(host.name, now)
+        return True
 
     def challenge(self, host: str, now: int) -> bytes:
         """Challenge a host at once; returns the nonce. Raises as :meth:`challenge_in_turn`."""
         self._hosts.challenged(host, now)
         return self._send_challenge(host, now)
+
+    def challenge_with(self, host: str, nonce: bytes, now: int) -> None:
+        """Challenge a host at once with a nonce that somebody else chose, and with one of ours: only the
+        answer to ours renews the host's result.
+
+        Raises as :meth:`challenge_in_turn`, and :class:`DuplicateError` when that nonce is open.
+        """
+        token, _ = self._challenges.create(host, self._hosts.since(host), now, nonce)
+        # In this order: the newest batch, from which proofs are cut, is then the one with the chosen nonce.
+        self.challenge(host, now)
+        self._attesters.attest(host, token)
 
     def is_open(self, host: str, nonce: bytes, now: int) -> bool:
         """Whether a challenge still waits for its answer."""
@@ -166,9 +180,8 @@ class Rounds:
         """The token to publish; empty when the batch changes nothing."""
         read = self._hosts.state(batch.host)
         nonces = self._challenges.open_nonces(batch.host, now)
-        placed = self._placement(batch.host) if self._placement else None
         revoked = self._hosts.revoked(batch.host, now)
-        question = Question(batch.host, self._thumbprint, nonces, now, read.state, placed, revoked)
+        question = Question(batch.host, self._thumbprint, nonces, now, read.state, revoked)
         kernels = (item.measurement.integrity.kernel for item in batch.guests)
         references = self._references.approved({kernel.reference for kernel in kernels if kernel})
         appraisal = appraise(batch, question, self._authorities, self._policy, references)
@@ -176,23 +189,40 @@ class Rounds:
             message = "; ".join(f"{reason.check}: {reason.detail}" for reason in appraisal.host.reasons)
             self._hosts.note_error(batch.host, message)
             raise EvidenceError(f"evidence in the name of host {batch.host} is not its own: {message}")
+        if self._placements is not None:
+            appraisal = self._place(appraisal, self._placements, now)
         return self._store(batch, data, appraisal, read, now)
+
+    def _place(self, appraisal: Appraisal, placements: Placements, now: int) -> Appraisal:
+        """Hold the guests against Nova's word, and ask Nova when they disagree with what is known of it."""
+        host, shown = appraisal.host.host, {result.guest for result in appraisal.guests}
+        placed = placements.on(host, shown, now)
+        doubtful = placed.doubtful(shown)
+        if (doubtful or not placed.checked) and placements.look(host, doubtful):
+            placed = placements.on(host, shown, now)
+        return place(appraisal, placed)
 
     def _store(self, batch: Batch, data: bytes, appraisal: Appraisal, read: StoredState, now: int) -> str:
         with self._database.writer() as session:
-            if not challenge_store.close(session, batch.host, batch.nonces, now):
+            closed = challenge_store.close(session, batch.host, batch.nonces, now)
+            if closed is Closed.NOTHING:
                 LOG.debug("host %s: another answer to the same challenge came first", batch.host)
                 return ""
-            host_store.answered(session, batch.host, now)
             if appraisal.state is not None:
                 host_store.advance(session, batch.host, read, appraisal.state)
                 row = models.BatchRow(host=batch.host, received=now, batch=data)
                 row.pcr_before = appraisal.pcr_before.hex()
                 session.merge(row)
+            if closed is Closed.CHOSEN:
+                LOG.debug("host %s answered a nonce that is not ours", batch.host)
+                return ""
+            host_store.answered(session, batch.host, now)
             token = self._results.record(session, appraisal, now)
         _log(appraisal, hashlib.sha256(data).hexdigest()[:16])
         with self._changed:
             self._changed.notify_all()
+        if self._on_change is not None:
+            self._on_change()
         return token
 
     def _publish(self, host: str, token: str) -> None:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verifier as a whole: it serves the bus, and one thread challenges every known host in its turn."""
+"""The verifier as a whole: what it is made of, and in which order that starts and stops.
+
+What runs in the background is made of parts with a ``start`` and a ``stop``: challenging in turn
+(:mod:`.turns`), what needs Nova and Placement (:mod:`.cloud`), and what follows from results
+(:mod:`.aftermath`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
 from pathlib import Path
@@ -20,24 +24,21 @@ from nova_vmi_attest.conf.policy import ALL_CHECKS
 from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence import keys
-from nova_vmi_attest.evidence.challenge import CLOCK_SKEW
 from nova_vmi_attest.evidence.result import AttestationResult, verify_result
+from nova_vmi_attest.records.refusals import Refusals
 from nova_vmi_attest.references.store import ReferenceStore
 from nova_vmi_attest.verifier.aftermath import Aftermath
 from nova_vmi_attest.verifier.challenges import Challenges
+from nova_vmi_attest.verifier.cloud import Cloud
 from nova_vmi_attest.verifier.endpoint import VerifierEndpoint
-from nova_vmi_attest.verifier.hosts import Hosts, KnownHost
-from nova_vmi_attest.verifier.openstack import OpenStack
+from nova_vmi_attest.verifier.hosts import Hosts
 from nova_vmi_attest.verifier.policy import Policy
 from nova_vmi_attest.verifier.references import ApprovedReferences
-from nova_vmi_attest.verifier.responses.nova import ComputeApi
 from nova_vmi_attest.verifier.results import Results
-from nova_vmi_attest.verifier.rounds import Placement, Rounds
+from nova_vmi_attest.verifier.rounds import Rounds
+from nova_vmi_attest.verifier.turns import TICK, Turns
 
 LOG = log.getLogger(__name__)
-
-# Seconds between two looks at which hosts are due.
-_TICK = 0.5
 
 
 class VerifierError(AttestError):
@@ -45,11 +46,11 @@ class VerifierError(AttestError):
 
 
 class VerifierService:
-    """Starts and stops the parts in the right order. ``conf`` holds [verifier], [policy] and [references].
+    """Starts and stops the parts in the right order. ``conf`` holds [verifier], [policy], [references],
+    [openstack] and [responses].
 
     :param key: the key that signs challenges, results and indexes; agents and relying parties know its public
         half.
-    :param placement: which guests must be on a host; without it any guest of a host's evidence is appraised.
     """
 
     def __init__(
@@ -58,17 +59,13 @@ class VerifierService:
         transport: oslo_messaging.Transport,
         database: Database,
         key: EllipticCurvePrivateKey,
-        placement: Placement | None = None,
     ) -> None:
         self._conf = conf
         self._transport = transport
         self._database = database
         self._key = key
-        self._placement = placement
         self._stopped = threading.Event()
         self._cleanup = contextlib.ExitStack()
-        self._late: set[str] = set()
-        self._first_seen: dict[str, int] = {}
         self._asked: dict[str, bytes] = {}
 
     @classmethod
@@ -135,7 +132,7 @@ class VerifierService:
                 known = self._hosts.get(host)
                 cause = known.last_error if known and known.last_error else "it did not answer"
                 raise VerifierError(f"host {host} gave no new result within {timeout:.0f} s: {cause}")
-            self._rounds.wait_for_change(min(left, _TICK))
+            self._rounds.wait_for_change(min(left, TICK))
 
     def _is_asked(self, host: str) -> bool:
         nonce = self._asked.get(host)
@@ -159,7 +156,27 @@ class VerifierService:
         self._results = Results(
             self._database, self._key, options.audience, options.result_lifetime, options.history_days
         )
-        self._rounds = Rounds(
+        cloud = Cloud.from_conf(self._conf, self._database)
+        self._rounds = self._make_rounds(policy, references, cloud)
+        turns = Turns(self._hosts, self._rounds, options)
+        refusals = Refusals(self._database)
+        endpoint = VerifierEndpoint(self._rounds, turns, references, self._results, refusals)
+        server = messaging.get_server(self._transport, messaging.VERIFIER_TOPIC, options.host, endpoint)
+        aftermath = Aftermath(self._conf, self._transport, self._database, self._results, cloud.compute)
+        self._stopped.clear()
+        stack.callback(self._database.close)
+        for part in (turns, *cloud.parts, aftermath):
+            # Before it starts: one that fails halfway is stopped like the others.
+            stack.callback(part.stop)
+            part.start()
+        stack.callback(self._stopped.set)
+        server.start()
+        stack.callback(server.wait)
+        stack.callback(server.stop)
+
+    def _make_rounds(self, policy: Policy, references: ApprovedReferences, cloud: Cloud) -> Rounds:
+        options = self._conf.verifier
+        return Rounds(
             transport=self._transport,
             database=self._database,
             thumbprint=keys.thumbprint(self._key.public_key()),
@@ -171,76 +188,9 @@ class VerifierService:
                 self._database, self._key, options.challenge_lifetime, options.challenges_per_host
             ),
             results=self._results,
-            placement=self._placement,
+            placements=cloud.placements,
+            changed=cloud.changed,
         )
-        endpoint = VerifierEndpoint(self._rounds, references, self._results)
-        server = messaging.get_server(self._transport, messaging.VERIFIER_TOPIC, options.host, endpoint)
-        openstack = OpenStack.from_conf(self._conf)
-        nova = ComputeApi(openstack) if openstack is not None else None
-        aftermath = Aftermath(self._conf, self._transport, self._database, self._results, nova)
-        self._stopped.clear()
-        timer = threading.Thread(target=self._challenge_in_turn, name="challenges", daemon=True)
-        stack.callback(self._database.close)
-        timer.start()
-        stack.callback(timer.join, 30)
-        stack.callback(self._stopped.set)
-        aftermath.start()
-        stack.callback(aftermath.stop)
-        server.start()
-        stack.callback(server.wait)
-        stack.callback(server.stop)
-
-    def _challenge_in_turn(self) -> None:
-        while not self._stopped.wait(_TICK):
-            try:
-                for host in self._hosts.all():
-                    self._look_after(host, int(time.time()))
-            except AttestError as error:
-                LOG.error("the known hosts cannot be read: %s", error)
-            except Exception:
-                LOG.exception("challenging failed unexpectedly")
-
-    def _look_after(self, host: KnownHost, now: int) -> None:
-        """Watch one host and challenge it when it is due. What goes wrong with it is no matter of the
-        others.
-        """
-        try:
-            self._watch(host, now)
-            if self._is_due(host, now):
-                self._rounds.challenge_in_turn(host, now)
-        except (AttestError, oslo_messaging.MessagingException) as error:
-            LOG.error("host %s cannot be challenged: %s", host.name, error)
-
-    def _is_due(self, host: KnownHost, now: int) -> bool:
-        """Whether the host's turn has come: the interval, and a delay that spreads the hosts out.
-
-        The delay is drawn anew for each turn, but every verifier and every look draws the same.
-        """
-        if host.challenged_at is None:
-            return True
-        options = self._conf.verifier
-        seed = hashlib.sha256(f"{host.challenged_at} {host.name}".encode()).digest()
-        spread = options.interval * options.interval_jitter // 100
-        delay = int.from_bytes(seed[:4], "big") % (spread + 1)
-        passed = now - host.challenged_at
-        # A clock that was ahead and was put right must not silence us for as long as it was ahead.
-        return bool(passed >= options.interval + delay or passed < -CLOCK_SKEW)
-
-    def _watch(self, host: KnownHost, now: int) -> None:
-        """Say once when a host has not answered for so long that its result is stale, and once when it
-        does.
-        """
-        last = host.answered_at or self._first_seen.setdefault(host.name, now)
-        late = now - last > self._conf.verifier.result_lifetime
-        if late and host.name not in self._late:
-            self._late.add(host.name)
-            LOG.error(
-                "host %s has not answered for %d s, its guests are stale: %s",
-                host.name, now - last, host.last_error or "look at its agent's log",
-            )  # fmt: skip
-        elif not late and host.name in self._late:
-            self._late.discard(host.name)
-            LOG.info("host %s answers again", host.name)
 
 
 def load_authorities(path: Path) -> tuple[x509.Certificate, ...]:

@@ -61,7 +61,10 @@ RULES: Mapping[str, Rule] = {
         ("kernel", "evidence.encoding"), ("debian", "lz4", "rpmfile", "zstandard", "rfc8785"), pure=True
     ),
     # Appraisal is the verifier's pure heart: evidence and policy come in, a verdict goes out.
-    "verifier.appraisal": Rule(("evidence", "tpm", "verifier.policy"), ("cryptography",), pure=True),
+    "verifier.appraisal": Rule(
+        ("evidence", "tpm", "verifier.placed", "verifier.policy"), ("cryptography",), pure=True
+    ),
+    "verifier.placed": Rule(("evidence", "verifier.policy"), (), pure=True),
     "verifier.policy": Rule(("evidence", "tpm"), (), pure=True),
     # What the services share.
     "messaging": Rule(("conf",), OSLO),

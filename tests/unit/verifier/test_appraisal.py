@@ -17,7 +17,8 @@ from nova_vmi_attest.evidence.batch import Batch, BatchError
 from nova_vmi_attest.evidence.challenge import binding
 from nova_vmi_attest.evidence.log import EntryKind, LogEntry, extend
 from nova_vmi_attest.evidence.result import Verdict
-from nova_vmi_attest.verifier.appraisal import HostState
+from nova_vmi_attest.verifier.appraisal import HostState, place
+from nova_vmi_attest.verifier.placed import Placed
 from tests.unit.verifier import scenario
 from tests.unit.verifier.judging import QUESTION, after, judge, refused
 from tests.unit.verifier.scenario import (
@@ -256,37 +257,44 @@ def test_approved_pcr_values_pass_and_others_do_not() -> None:
     assert examples.octets("another boot loader").hex() in detail
 
 
-# -- step 8: placement ---------------------------------------------------------------------------------------
+# -- step 9: placement ---------------------------------------------------------------------------------------
 
 
-def test_missing_and_unexpected_guests_are_reported() -> None:
-    absent = uuid.UUID(int=9)
-    question = replace(QUESTION, guests=frozenset({GUESTS[0], absent}))
-    appraisal = judge(
-        SimulatedHost().answer(
-            [scenario.healthy(GUESTS[0]), scenario.healthy(GUESTS[1]), scenario.altered(GUESTS[2])]
-        ),
-        question,
-    )
+def test_only_what_nova_places_on_the_host_counts() -> None:
+    absent, foreign = uuid.UUID(int=9), uuid.UUID(int=10)
+    placed = Placed(
+        required=frozenset({GUESTS[0], absent}), allowed=frozenset({GUESTS[0], absent}),
+        elsewhere=frozenset({GUESTS[1], GUESTS[2]}), foreign=frozenset({foreign}),
+    )  # fmt: skip
+    shown = [scenario.healthy(GUESTS[0]), scenario.healthy(GUESTS[1]), scenario.altered(GUESTS[2])]
+    batch = SimulatedHost().answer([*shown, scenario.healthy(foreign)])
+    appraisal = place(judge(batch), placed)
     found = {
         guest.guest: (guest.verdict, guest.reasons[0].check if guest.reasons else "")
         for guest in appraisal.guests
     }
     assert found == {
         GUESTS[0]: (Verdict.TRUSTED, ""),
-        GUESTS[1]: (Verdict.UNKNOWN, "guest_unexpected"),
-        GUESTS[2]: (Verdict.UNTRUSTED, "guest_unexpected"),
         absent: (Verdict.UNKNOWN, "guest_missing"),
+        foreign: (Verdict.UNKNOWN, "not_known_to_nova"),
     }
-    assert [guest.guest for guest in appraisal.guests] == sorted(found, key=lambda guest: guest.bytes)
+    assert appraisal.host.verdict is Verdict.TRUSTED
+    assert {(reason.check, reason.symbol) for reason in appraisal.host.reasons if reason.symbol} == {
+        ("not_placed_here", str(GUESTS[1])),
+        ("not_placed_here", str(GUESTS[2])),
+    }
 
 
 def test_an_untrusted_host_makes_its_placed_guests_unknown() -> None:
-    question = replace(QUESTION, guests=frozenset({GUESTS[0]}))
+    """Guests of other hosts are not among them, though an untrusted host shows them."""
+    mine = frozenset({GUESTS[0]})
+    placed = Placed(mine, mine, elsewhere=frozenset({GUESTS[1]}))
     policy = replace(POLICY, approved_pcrs={0: frozenset({bytes(32)})})
-    appraisal = judge(SimulatedHost().answer(), question, policy)
+    batch = SimulatedHost().answer([scenario.healthy(GUESTS[0]), scenario.altered(GUESTS[1])])
+    appraisal = place(judge(batch, policy=policy), placed)
     assert appraisal.attributed
     assert [guest.guest for guest in appraisal.guests] == [GUESTS[0]]
+    assert appraisal.guests[0].verdict is Verdict.UNKNOWN
 
 
 def test_a_certificate_that_was_withdrawn_is_refused() -> None:
