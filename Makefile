@@ -60,8 +60,8 @@ docs: bootstrap ## Build the manual into doc/build
 	$(BIN)/sphinx-build -W -b html doc/source doc/build/html
 
 genconfig: bootstrap ## Write sample configuration files into etc/nova-vmi-attest
-	@for service in agent authority verifier; do \
-	    $(BIN)/oslo-config-generator --config-file etc/oslo-config-generator/$$service.conf || exit 1; \
+	@for sample in etc/oslo-config-generator/*.conf; do \
+	    $(BIN)/oslo-config-generator --config-file $$sample || exit 1; \
 	done
 
 clean: ## Remove what was built, the environment and the cache included; ends the cloud

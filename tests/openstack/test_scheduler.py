@@ -57,6 +57,17 @@ def image(cloud: Cloud) -> Iterator[str]:
     cloud.user("alpha").image.delete_image(made)
 
 
+@pytest.fixture
+def blank(cloud: Cloud) -> Iterator[str]:
+    """An image with nothing on it: what boots from it runs no kernel. Its name."""
+    name = f"blank-{uuid.uuid4().hex[:8]}"
+    made = cloud.user("alpha").image.create_image(
+        name, filename=str(disk.empty()), disk_format="qcow2", container_format="bare"
+    )
+    yield name
+    cloud.user("alpha").image.delete_image(made)
+
+
 def refusals(cloud: Cloud, server: Server) -> tuple[Refusal, ...]:
     """What the verifiers keep of the scheduler's refusals, once there is anything."""
     kept = Refusals(Database(cloud.layout.database("attest")))
@@ -74,6 +85,22 @@ def test_flavors_and_images_keep_servers_off_altered_neighbours(
         assert told.hosts[0].reason.startswith(f"the servers on it are untrusted: text {SYMBOL}")
         assert (told.level, told.project) == ("required", server.project_id)
         assert told.request.startswith("build req-")
+
+
+def test_the_weigher_takes_known_neighbours_first(cloud: Cloud, boot: Boot, blank: str) -> None:
+    """Though the host whose server cannot be measured has more memory left, which Nova's weighers like."""
+    nobody = boot("nobody", image=blank, host=FIRST, up=False)
+    for number in range(2):
+        cloud.wait_verdict(boot(f"known-{number}", flavor="medium", host=SECOND))
+    cloud.wait_verdict(nobody, Verdict.UNKNOWN)
+    name = f"picky-{uuid.uuid4().hex[:8]}"
+    made = cloud.admin.compute.create_flavor(name=name, ram=192, vcpus=1, disk=1)
+    cloud.admin.compute.create_flavor_extra_specs(made, {"trust:neighbours": "preferred"})
+    try:
+        assert boot("plain", up=False).compute_host == FIRST
+        assert boot("picky", flavor=name, up=False).compute_host == SECOND
+    finally:
+        cloud.admin.compute.delete_flavor(made)
 
 
 def test_a_server_that_nothing_asks_for_may_join_it(cloud: Cloud, boot: Boot, altered: Server) -> None:

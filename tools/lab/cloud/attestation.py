@@ -14,6 +14,7 @@ from lab.cloud.layout import HOSTS, Layout, program
 from lab.cloud.processes import CONTROL, Processes, Service
 from lab.tpm import SoftwareTpm
 
+API = "attestation"
 MANAGE = "nova-vmi-attest-manage"
 INTERVAL = 10
 """Seconds between the verifier's challenges; short, because tests wait for them."""
@@ -46,6 +47,8 @@ class Attestation:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._sample("verifier")
         self.write_options({})
+        self._sample("api")
+        self._write_api_options()
         self._sample("agent")
         sample = self._sample_file("agent").read_text()
         for host in HOSTS:
@@ -91,6 +94,12 @@ class Attestation:
                 space=CONTROL,
             )
 
+    def start_api(self) -> None:
+        """Start the REST API and wait for it."""
+        environment = {"OS_NOVA_VMI_ATTEST_CONFIG_DIR": str(self._directory)}
+        web.serve(self._layout, self._processes, API, "nova_vmi_attest.wsgi.api", environment)
+        web.wait(self._layout, self._processes, API)
+
     def start_agent(self, host: str) -> None:
         """Start the agent of a host."""
         self._processes.start(
@@ -125,6 +134,15 @@ class Attestation:
         text = ini.fill(self._sample_file("verifier").read_text(), {**self._options(), **more})
         self.file.touch(0o600)
         self.file.write_text(text)
+
+    def _write_api_options(self) -> None:
+        """Write what the API reads besides. Its sample leaves out what depends on the kind of credentials."""
+        credentials = web.authtoken(self._layout, "nova-vmi-attest")
+        listed = {name: credentials.pop(name) for name in ("www_authenticate_uri", "auth_type")}
+        filled = ini.fill(self._sample_file("api").read_text(), {"keystone_authtoken": listed})
+        own = self._directory / "api.conf"
+        own.touch(0o600)
+        own.write_text(f"{filled}\n{ini.text({'keystone_authtoken': credentials})}")
 
     def _sample(self, name: str) -> None:
         """Generate a sample as ``make genconfig`` does."""

@@ -14,12 +14,15 @@ Options = Mapping[str, Mapping[str, Value]]
 """Group -> option -> value; a list is an option that is given several times."""
 
 
-def write(path: Path, options: Options) -> Path:
+def write(path: Path, options: Options) -> None:
     """Write a configuration file that has just these options."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    groups = (f"[{group}]\n" + "".join(_lines(values)) for group, values in options.items())
-    path.write_text("\n".join(groups))
-    return path
+    path.write_text(text(options))
+
+
+def text(options: Options) -> str:
+    """Options as a configuration file has them."""
+    return "\n".join(f"[{group}]\n" + "".join(_lines(values)) for group, values in options.items())
 
 
 def fill(sample: str, options: Options) -> str:

@@ -52,6 +52,7 @@ def bring_up(cloud: Cloud, steps: Steps, *, seeded: bool) -> None:
         "APIs",
         *(f"{one} nova-compute" for one in HOSTS),
     )
+    go("our API", cloud.attestation.start_api, "our references", "keystone")
     go("first results", partial(_wait_for_results, cloud), *(f"{one} agent" for one in HOSTS))
 
 
