@@ -18,10 +18,9 @@ PREFIX = "trust:"
 
 
 class Kind(enum.Enum):
-    """What a path stands for."""
+    """What a path stands for. ``SERVER`` is one with its details, or all of them."""
 
     SERVERS = enum.auto()
-    DETAIL = enum.auto()
     SERVER = enum.auto()
     ACTION = enum.auto()
     METADATA = enum.auto()
@@ -61,9 +60,7 @@ def recognise(path: str) -> ComputeRequest | None:
     server = match["server"]
     if server is None:
         return ComputeRequest(Kind.SERVERS)
-    if match["action"]:
-        return ComputeRequest(Kind.ACTION, server)
-    return ComputeRequest(Kind.DETAIL if server == "detail" else Kind.SERVER, server)
+    return ComputeRequest(Kind.ACTION if match["action"] else Kind.SERVER, server)
 
 
 def is_reserved(name: str) -> bool:

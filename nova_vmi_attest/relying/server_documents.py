@@ -16,7 +16,7 @@ from nova_vmi_attest.relying.splice import Document
 # What is known of a server, by its name and status as Nova states them.
 Look = Callable[[str, str], dict[str, str]]
 
-SHOWING = frozenset({Kind.DETAIL, Kind.SERVER, Kind.ACTION, Kind.METADATA})
+SHOWING = frozenset({Kind.SERVER, Kind.ACTION, Kind.METADATA})
 """The calls whose answers may have the metadata of a server."""
 
 

@@ -171,7 +171,7 @@ def _body(request: ComputeRequest, environ: Environ) -> dict[str, Any]:
 
     The body can be read again afterwards.
     """
-    if environ["REQUEST_METHOD"] not in ("POST", "PUT") or request.kind in (Kind.SERVER, Kind.DETAIL):
+    if environ["REQUEST_METHOD"] not in ("POST", "PUT") or request.kind is Kind.SERVER:
         return {}
     try:
         body = json.loads(webob.Request(environ).body.decode("utf-8"))

@@ -20,7 +20,7 @@ SERVER = "0b3f6a1e-5f0b-4c1e-8d0a-0123456789ab"
 KINDS = {
     ("ServersController", "create"): Kind.SERVERS,
     ("ServersController", "index"): Kind.SERVERS,
-    ("ServersController", "detail"): Kind.DETAIL,
+    ("ServersController", "detail"): Kind.SERVER,
     ("ServersController", "show"): Kind.SERVER,
     ("ServersController", "update"): Kind.SERVER,
     ("ServersController", "delete"): Kind.SERVER,
@@ -119,9 +119,10 @@ def test_every_path_that_nova_routes_to_servers_is_recognised(method: str, path:
 def test_the_paths_that_clients_use(project: str) -> None:
     found = [
         recognise(f"{project}/servers{rest}")
-        for rest in ("", "/detail", "/x", "/x/action", "/x/metadata", "/x/metadata/k")
+        for rest in ("", "/x", "/x/action", "/x/metadata", "/x/metadata/k")
     ]
     assert [item.kind for item in found if item] == list(Kind)
+    assert recognise(f"{project}/servers/detail") == recognise("/servers/detail")
     item = found[-1]
     assert item is not None
     assert (item.server, item.key, item.path) == ("x", "k", f"{project}/servers/x/metadata")
