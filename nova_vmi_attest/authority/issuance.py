@@ -34,6 +34,7 @@ from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence import encoding
 from nova_vmi_attest.records import audit, registry
+from nova_vmi_attest.records.pending import PendingHosts
 from nova_vmi_attest.tpm.ak_certificate import is_host_name
 from nova_vmi_attest.tpm.credential import make_challenge
 from nova_vmi_attest.tpm.endorsement import (
@@ -101,6 +102,7 @@ class Issuance:
         self._trust_on_first_use = trust_on_first_use
         self._clock = clock
         self._refusals = audit.RefusalLog(database, clock)
+        self._pending = PendingHosts(database, clock)
         self._seal = Fernet(base64.urlsafe_b64encode(authority.derive(b"enrolment seal v1")))
         self._lock = threading.Lock()
         # Enrolments that were completed, until they expire: only a registered host's TPM gets one in here.
@@ -156,12 +158,14 @@ class Issuance:
         certificate = verify_ek_chain(der, self._endorsers.intermediates, self._endorsers.roots, self._now())
         # 3. The operator said that this EK is in this host.
         digest = ek_digest(certified_key(certificate))
-        with self._database.reader() as session:
-            try:
+        try:
+            with self._database.reader() as session:
                 registry.require(session, host, digest)
-            except registry.NotRegistered:
-                if not self._trust_on_first_use:
-                    raise
+        except registry.NotRegistered:
+            if not self._trust_on_first_use:
+                # For an operator to approve, who compares the digest on the host itself.
+                self._pending.note(host, digest, certificate.public_bytes(Encoding.PEM).decode())
+                raise
         # 4. The keys are what a credential may be made for; only their TPM can open it.
         challenge = make_challenge(certificate, ek_public, ak_public)
         sealed = encoding.canonical(

@@ -17,6 +17,7 @@ from nova_vmi_attest.authority.issuance import ENROLMENT_LIFETIME, IssuanceError
 from nova_vmi_attest.db.models import AkCertificate
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.records.audit import RefusalLog
+from nova_vmi_attest.records.pending import PendingHosts
 from nova_vmi_attest.records.registry import RegistryError
 from nova_vmi_attest.tpm.credential import CredentialError
 from nova_vmi_attest.tpm.endorsement import EndorsementError
@@ -55,6 +56,22 @@ def test_a_host_that_is_not_registered(scene: Scene) -> None:
         enrol(scene, scene.chip(), "compute-0")
     assert "host register" in caught.value.remedy
     assert scene.audit() == [("begin enrolment", "compute-0", "refused")]
+
+
+def test_a_host_that_waits_for_approval_enrols_after_it(scene: Scene) -> None:
+    chip, pending = scene.chip(), PendingHosts(scene.database)
+    with pytest.raises(RegistryError, match="not registered"):
+        enrol(scene, chip, "compute-0")
+    (waiting,) = pending.page(("", ""), 10)
+    assert waiting.host == "compute-0"
+    assert pending.approve("compute-0", waiting.ek_digest, int(scene.now))
+    assert enrol(scene, chip, "compute-0")
+
+
+def test_a_tpm_of_an_unknown_maker_does_not_even_wait(scene: Scene) -> None:
+    with pytest.raises(EndorsementError, match="does not chain"):
+        enrol(scene, Chip(Maker()), "compute-0")
+    assert PendingHosts(scene.database).page(("", ""), 10) == ()
 
 
 def test_the_tpm_of_another_host(scene: Scene) -> None:
