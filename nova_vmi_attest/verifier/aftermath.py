@@ -78,7 +78,7 @@ class Aftermath:
         self._vouching.look(now)
         for host in self._staleness.look(now, time.monotonic()):
             LOG.warning("host %s is stale: its last result ended", host)
-        self._runner.run_once()
+        self._runner.run_once(self._stopped.is_set)
 
     def _notify(self) -> None:
         while self._notifications.send(int(time.time())) and not self._stopped.is_set():

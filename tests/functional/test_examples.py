@@ -42,6 +42,23 @@ print(json.dumps({
 }))
 """
 
+# Runs where the plug-ins are installed: a guest becomes untrusted, and the configured response is asked.
+RESPONSE_PROBE = """
+import json, sys, uuid
+from nova_vmi_attest import conf as configuration
+from nova_vmi_attest.evidence.result import Reason, Verdict
+from nova_vmi_attest.records.changes import NumberedChange
+from nova_vmi_attest.records.results import Change
+from nova_vmi_attest.verifier.responses.base import Tools
+from nova_vmi_attest.verifier.responses.plugins import Plugins
+
+plugins = Plugins(configuration.load(["--config-file", sys.argv[1]]), Tools(None, None))
+guest = str(uuid.UUID(int=1))
+reasons = (Reason("text", "sys_read", 4, 2, "altered"),)
+change = NumberedChange(7, Change(5, "guest", guest, "h", Verdict.TRUSTED, Verdict.UNTRUSTED, reasons))
+print(json.dumps([plugins.call(name, change) for name in plugins.names_for(change)]))
+"""
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
@@ -85,3 +102,19 @@ def test_the_plugins_measure_a_guest(site: Path, tmp_path: Path) -> None:
     assert tainted["reader"] == "evidence_locker"
     assert tainted["checks"]["taint"] == "failed"
     assert "a module from outside the kernel tree was loaded" in tainted["findings"]
+
+
+def test_the_response_is_found_and_asked(site: Path, tmp_path: Path) -> None:
+    config, tickets = tmp_path / "test.conf", tmp_path / "tickets"
+    config.write_text("[responses]\non_guest_untrusted = ticket\n")
+    tickets.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(site), "TICKETS": str(tickets)}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", RESPONSE_PROBE, str(config)],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == ["ticket 7.json was written"]
+    (ticket,) = tickets.iterdir()
+    assert json.loads(ticket.read_text())["why"] == ["text sys_read altered"]

@@ -69,14 +69,17 @@ class Runner:
         limits = Limits(options.limit, options.window, _DEAD_AFTER * options.timeout)
         self._queue = Queue(database, limits, conf.verifier.history_days)
 
-    def run_once(self) -> None:
+    def run_once(self, is_stopped: Callable[[], bool] = lambda: False) -> None:
         """Look at every new change and at every response that is due.
 
+        :param is_stopped: asked in between; what is left then is for the next run, or for another verifier.
         :raises DatabaseError: when the database refuses.
         """
-        while self._queue.collect(self._responses_to, self._now()):
+        while not is_stopped() and self._queue.collect(self._responses_to, self._now()):
             pass
         for item in self._queue.due(self._now()):
+            if is_stopped():
+                return
             self._handle(item)
 
     def _responses_to(self, item: NumberedChange) -> tuple[str, ...]:
