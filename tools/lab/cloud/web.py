@@ -27,6 +27,8 @@ def serve(
             "--lazy-apps", "--die-on-term", "--need-app", "--buffer-size", "65535",
             # uwsgi's HTTP socket takes one request for each connection.
             "--add-header", "Connection: close",
+            # nova-compute sends the image of a shelved server as it reads it.
+            "--socket-timeout", "60", "--chunked-input-timeout", "60",
         ],
         environment=environment,
         space=CONTROL,
