@@ -22,6 +22,7 @@ from typing import TypeVar
 from oslo_log import log
 
 from nova_vmi_attest.db.session import Database
+from nova_vmi_attest.evidence.challenge import CLOCK_SKEW
 from nova_vmi_attest.records.servers import Server, Servers
 from nova_vmi_attest.verifier.marks import Marks
 from nova_vmi_attest.verifier.nova import Nova, NovaServer
@@ -159,8 +160,9 @@ class Placements:
     def _is_checked(self, host: str, now: int) -> bool:
         learnt = self._marks.get(LEARNT)
         with self._lock:
-            newest = max(learnt.position if learnt else 0, self._looked.get(host, 0))
-        return now - newest <= self._lifetime
+            moments = learnt.position if learnt else 0, self._looked.get(host, 0)
+        # What was learnt by a clock that was ahead must not count for as long as it was ahead.
+        return any(-CLOCK_SKEW <= now - moment <= self._lifetime for moment in moments)
 
     def _placed(self, server: NovaServer, now: int) -> Server:
         other = ""

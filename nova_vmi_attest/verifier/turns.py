@@ -19,6 +19,7 @@ from oslo_log import log
 from nova_vmi_attest.db.session import DuplicateError
 from nova_vmi_attest.errors import AttestError
 from nova_vmi_attest.evidence.challenge import CLOCK_SKEW, NONCE_SIZE
+from nova_vmi_attest.tpm.ak_certificate import is_host_name
 from nova_vmi_attest.verifier.hosts import Hosts, KnownHost
 from nova_vmi_attest.verifier.rate import Ration
 from nova_vmi_attest.verifier.rounds import Rounds
@@ -111,10 +112,9 @@ class Turns:
         return chosen
 
     def _require_known(self, host: str) -> None:
-        if not isinstance(host, str) or self._hosts.get(host) is None:
-            name = host if isinstance(host, str) and host.isprintable() else "?"
+        if not isinstance(host, str) or not is_host_name(host) or self._hosts.get(host) is None:
             raise ChallengeRefusedError(
-                f"host {name:.253} never announced itself", "start nova-vmi-attest-agent on it"
+                f"host {host!r:.253} never announced itself", "start nova-vmi-attest-agent on it"
             )
 
     def _remember(self, nonce: bytes) -> None:
