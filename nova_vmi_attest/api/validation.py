@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 from werkzeug.datastructures import MultiDict
 
@@ -65,8 +65,18 @@ class Validation:
         return document
 
 
+def _pattern(validator: Any, pattern: str, value: Any, schema: Schema) -> Iterator[ValidationError]:
+    """All our patterns are of the whole text, and Python's ``$`` would let a newline pass at its end."""
+    if validator.is_type(value, "string") and not re.fullmatch(pattern, value):
+        yield ValidationError("the text has another form")
+
+
+_Validator = validators.extend(Draft202012Validator, {"pattern": _pattern})
+
+
 def _validator(schema: Schema) -> Draft202012Validator:
-    return Draft202012Validator(dict(schema))
+    found: Draft202012Validator = _Validator(dict(schema))
+    return found
 
 
 def _value(parameter: Parameter, text: str, validator: Draft202012Validator) -> Any:
@@ -82,7 +92,6 @@ def _value(parameter: Parameter, text: str, validator: Draft202012Validator) -> 
 
 
 def _is_plain(text: str) -> bool:
-    """Patterns of JSON Schema let a newline pass at their end."""
     return len(text) <= _MOST_TEXT and text.isprintable()
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy.engine
+import sqlalchemy.event
 from keystoneauth1 import fixture as tokens
 from keystonemiddleware.fixture import AuthTokenFixture
 from oslo_config import cfg
@@ -79,8 +81,13 @@ class Api:
     def __init__(self, conf: cfg.ConfigOpts, keystone: AuthTokenFixture) -> None:
         self.conf = conf
         self.keystone = keystone
-        self.application: WsgiApp = make_application(conf)
+        self.application: WsgiApp
         self.database = Database(conf.database.connection)
+        self.restart()
+
+    def restart(self) -> None:
+        """Make the application anew, as after a change of its configuration."""
+        self.application = make_application(self.conf)
         self._client = Client(self.application)
 
     def login(
@@ -99,6 +106,22 @@ class Api:
 
     def get(self, path: str, token_id: str | None = None, **arguments: Any) -> TestResponse:
         return self.request("GET", path, token_id, **arguments)
+
+    def count_queries(self, path: str, token_id: str) -> int:
+        """How many SELECT statements a GET takes, once all is warm."""
+        self.get(path, token_id)
+        seen: list[str] = []
+
+        def executed(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            if statement.lstrip().upper().startswith("SELECT"):
+                seen.append(statement)
+
+        sqlalchemy.event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", executed)
+        try:
+            assert self.get(path, token_id).status_code == 200
+        finally:
+            sqlalchemy.event.remove(sqlalchemy.engine.Engine, "before_cursor_execute", executed)
+        return len(seen)
 
 
 @contextlib.contextmanager
