@@ -14,6 +14,7 @@ from nova_vmi_attest.conf.policy import ALL_CHECKS
 
 GROUPS = {
     "agent", "tpm", "authority", "verifier", "openstack", "policy", "references", "relying", "responses",
+    "api",
 }  # fmt: skip
 
 
