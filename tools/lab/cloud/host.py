@@ -29,7 +29,7 @@ WIRE = """#!/bin/sh -e
 while :; do case $1 in -o) shift 2;; -*) shift;; *) break;; esac; done
 """
 SSH = """space "$1"; shift
-exec nsenter --target=$pid --mount --uts -- "$@"
+exec nsenter --target=$pid --root --mount --uts -- "$@"
 """
 SCP = """place() { case $1 in *:*) space "${1%%:*}"; place="/proc/$pid/root${1#*:}";; *) place=$1;; esac; }
 place "$1"; from=$place

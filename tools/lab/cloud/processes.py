@@ -211,7 +211,7 @@ class Processes:
             return []
         own_network = [f"--net=/proc/{self.pid(network)}/ns/net"] if network else []
         target = f"--target={self.pid(space)}"
-        return ["nsenter", target, "--mount", "--uts", *own_network, f"--wdns={directory}", "--"]
+        return ["nsenter", target, "--root", "--mount", "--uts", *own_network, f"--wdns={directory}", "--"]
 
     def _launch(self, entry: Entry) -> None:
         enter = self._enter(entry.space, entry.network, entry.directory)
