@@ -38,7 +38,16 @@ class Database:
         data = self._layout.state("mysql")
         data.mkdir(parents=True)
         arguments = ["--no-defaults", "--user=root", f"--datadir={data}"]
-        _run(["mariadb-install-db", *arguments, "--auth-root-authentication-method=normal", "--skip-test-db"])
+        # --force: whether the machine can look its own name up does not matter here.
+        _run(
+            [
+                "mariadb-install-db",
+                *arguments,
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--force",
+            ]
+        )
         self._processes.start(
             "mariadb",
             [
