@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keystoneauth1.exceptions
 import oslo_messaging
 import pytest
+import webob.exc
 from keystonemiddleware.auth_token import AuthProtocol
-from keystonemiddleware.auth_token import _exceptions as keystone_errors
 
 from nova_vmi_attest.api import problems
 from nova_vmi_attest.api.validation import Validation
@@ -99,9 +100,17 @@ def test_a_database_that_comes_back_serves_without_a_restart(empty_api: Api, tmp
     assert empty_api.get("/v1/servers", empty_api.login("reader")).status_code == 200
 
 
-def test_keystone_is_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        webob.exc.HTTPServiceUnavailable("The Keystone service at 10.0.0.1 is temporarily unavailable."),
+        keystoneauth1.exceptions.Unauthorized("the password of the service at 10.0.0.1 is wrong"),
+        keystoneauth1.exceptions.EndpointNotFound("10.0.0.1"),
+    ],
+)
+def test_keystone_is_away(api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def away(middleware: object, token: str, **arguments: object) -> None:
-        raise keystone_errors.ServiceError("no route to 10.0.0.1")
+        raise error
 
     token = api.login("admin")
     monkeypatch.setattr(AuthProtocol, "fetch_token", away)
