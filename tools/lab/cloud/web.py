@@ -29,8 +29,8 @@ def serve(
             "--http-raw-body", "--http-chunked-input", "--socket-timeout", "60",
             # uwsgi's HTTP socket takes one request for each connection.
             "--add-header", "Connection: close",
-            # nova-compute sends the image of a shelved server as it reads it.
-            "--socket-timeout", "60", "--chunked-input-timeout", "60",
+            # Nova sends images in chunks of 1 MiB, which with their headers are more than uwsgi takes.
+            "--chunked-input-limit", str(16 << 20),
         ],
         environment=environment,
         space=CONTROL,
