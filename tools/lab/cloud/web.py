@@ -25,8 +25,6 @@ def serve(
             "--threads", str(THREADS), "--enable-threads",
             # The application starts its threads in the process that serves, not in the one that forks it.
             "--lazy-apps", "--die-on-term", "--need-app", "--buffer-size", "65535",
-            # Nova uploads snapshots in chunks, with pauses.
-            "--http-raw-body", "--http-chunked-input", "--socket-timeout", "60",
             # uwsgi's HTTP socket takes one request for each connection.
             "--add-header", "Connection: close",
             # Nova sends images in chunks of 1 MiB, which with their headers are more than uwsgi takes.
