@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from openstack.config import OpenStackConfig
 from openstack.connection import Connection
-from openstack.identity.v3._proxy import Proxy
 
 from lab.cloud import ini, web
 from lab.cloud.database import Database
@@ -74,7 +74,8 @@ class Identity:
 
     def populate(self) -> None:
         """Make the service users, the tenants and the catalogue."""
-        identity = connect(self._layout, "admin").identity
+        # The library's types also allow for Keystone's version 2.
+        identity: Any = connect(self._layout, "admin").identity
         roles = {role.name: role for role in identity.roles()}
         service_project = identity.create_project(name="service", domain_id="default")
         for port, (name, kind, path) in SERVICES.items():
@@ -112,10 +113,10 @@ class Identity:
     def _file(self) -> Path:
         return self._layout.config("keystone") / "keystone.conf"
 
-    def _user(self, identity: Proxy, name: str) -> object:
+    def _user(self, identity: Any, name: str) -> Any:
         return identity.create_user(name=name, password=self._layout.password, domain_id="default")
 
-    def _endpoint(self, identity: Proxy, service: str, port: str, path: str) -> None:
+    def _endpoint(self, identity: Any, service: str, port: str, path: str) -> None:
         for interface in ("public", "internal"):
             identity.create_endpoint(
                 service_id=service, interface=interface, url=self._layout.url(port, path), region_id=REGION
@@ -127,7 +128,7 @@ def users() -> tuple[str, ...]:
     return ("admin", *(name for project in PROJECTS for name in (project, f"{project}-reader")))
 
 
-def entry(layout: Layout, user: str, project: str = "") -> dict[str, object]:
+def entry(layout: Layout, user: str, project: str = "") -> dict[str, Any]:
     """The clouds.yaml entry of a user; without ``project`` in the one that the user is named after."""
     return {
         "auth": {

@@ -22,7 +22,8 @@ UP_TIMEOUT = 180.0
 def bring_up(cloud: Cloud, steps: Steps, *, seeded: bool) -> None:
     """Name all steps; they run on their own. ``seeded``: there is a copy of the databases to begin with."""
     layout, processes, go = cloud.layout, cloud.processes, steps.go
-    glance, placement, neutron = (part(layout, processes) for part in (Glance, Placement, Neutron))
+    glance, placement = Glance(layout, processes), Placement(layout, processes)
+    neutron = Neutron(layout, processes)
     for part in (cloud.identity, glance, placement, neutron, cloud.nova):
         part.configure()
     processes.space(CONTROL, "")

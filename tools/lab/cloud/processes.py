@@ -9,6 +9,7 @@ a cloud can be ended by another process than the one that started it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -233,7 +234,9 @@ class Processes:
                 ) from error
         # Collected by _reap when it ends while we run, by init when it outlives us.
         started.returncode = 0
-        with self._lock:
+        with self._lock, open(self._file.with_suffix(".lock"), "w") as lock:
+            # Another process may be restarting something, too.
+            fcntl.flock(lock, fcntl.LOCK_EX)
             entries = self.entries()
             entries[entry.name] = Entry(
                 **{**asdict(entry), "pid": started.pid, "born": _born(started.pid), "command": entry.command}

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 
+from lab.cloud import ini
 from lab.cloud.layout import REGION, Layout, program
 from lab.cloud.processes import CONTROL, Processes
 
@@ -40,7 +41,7 @@ def wait(layout: Layout, processes: Processes, service: str, timeout: float = 12
     processes.until(lambda: _answers(layout.url(service, "/")), f"{service}-api", timeout)
 
 
-def credentials(layout: Layout, user: str) -> dict[str, str]:
+def credentials(layout: Layout, user: str) -> dict[str, ini.Value]:
     """keystoneauth's options for a service user."""
     return {
         "auth_type": "password",
@@ -54,7 +55,7 @@ def credentials(layout: Layout, user: str) -> dict[str, str]:
     }
 
 
-def authtoken(layout: Layout, user: str) -> dict[str, str]:
+def authtoken(layout: Layout, user: str) -> dict[str, ini.Value]:
     """The options of keystonemiddleware for an API that runs as ``user``."""
     return {
         **credentials(layout, user),
