@@ -13,5 +13,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    column = sa.Column("chosen", sa.Boolean(), nullable=False, server_default=sa.false())
+    column: sa.Column[bool] = sa.Column("chosen", sa.Boolean(), nullable=False, server_default=sa.false())
     op.add_column("challenges", column)
