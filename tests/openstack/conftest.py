@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from lab import cache_dir
 from lab.cloud.cloud import Cloud
+from lab.cloud.processes import Processes
+from lab.processes import alive
 from openstack.compute.v2.server import Server
 
 HERE = Path(__file__).parent
@@ -44,14 +46,18 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
         yield Cloud.attach(Path(running))
         return
     # One directory for each run, so that two runs on a machine do not meet.
-    directory = cache_dir() / "test-clouds" / str(os.getpid())
+    clouds = cache_dir() / "test-clouds"
+    end_orphans(clouds)
+    directory = clouds / str(os.getpid())
+    failed = True
     try:
         cloud = Cloud.start(directory, print)
         yield cloud
         cloud.stop()
         assert left_behind(directory) == []
+        failed = request.session.testsfailed > 0
     finally:
-        if request.session.testsfailed or not (directory / "log").exists():
+        if failed:
             keep_logs(directory / "log")
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -67,6 +73,14 @@ def boot(cloud: Cloud) -> Iterator[Boot]:
             return server
 
         yield booted
+
+
+def end_orphans(clouds: Path) -> None:
+    """End the clouds of test runs that were killed."""
+    for directory in clouds.glob("*"):
+        if not alive(int(directory.name)):
+            Processes(directory).stop_all()
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def left_behind(directory: Path) -> list[str]:
