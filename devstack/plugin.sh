@@ -7,24 +7,29 @@
 
 # shellcheck source=devstack/lib/nova-vmi-attest
 source "$NOVA_VMI_ATTEST_DIR/devstack/lib/nova-vmi-attest"
+# shellcheck source=devstack/lib/nova
+source "$NOVA_VMI_ATTEST_DIR/devstack/lib/nova"
+# shellcheck source=devstack/lib/tpm
+source "$NOVA_VMI_ATTEST_DIR/devstack/lib/tpm"
 
 case "${1:-}/${2:-}" in
     stack/install)
         install_nova_vmi_attest
         ;;
     stack/post-config)
-        # Before nova-scheduler starts, so that its first start already has the filter.
+        # Before Nova starts, so that its first start already has the filter, the driver and the keys they read.
         configure_nova_vmi_attest
-        configure_nova_vmi_attest_filter
+        init_nova_vmi_attest
+        configure_nova_vmi_attest_nova
         ;;
     stack/extra)
-        init_nova_vmi_attest
         start_nova_vmi_attest
         ;;
     unstack/*)
         stop_nova_vmi_attest
         ;;
     clean/*)
+        cleanup_nova_vmi_attest_nova
         cleanup_nova_vmi_attest
         ;;
 esac
