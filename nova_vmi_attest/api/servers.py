@@ -27,7 +27,7 @@ from nova_vmi_attest.evidence.result import Reason, Verdict
 from nova_vmi_attest.policies import servers as rules
 
 # Reasons whose details speak of the host.
-_OF_HOSTS = frozenset({"host_untrusted", "guest_missing", "guest_unexpected"})
+_OF_HOSTS = frozenset({"host_untrusted", "guest_missing", "not_known_to_nova", "placement_unchecked"})
 
 _LISTED = {
     "id": schemas.UUID,

@@ -58,6 +58,7 @@ class AttestationClient:
             if not marker:
                 return
             wanted["marker"] = str(marker)
+        raise ClientError(f"the list of {noun} has no end")
 
     def show(self, *path: str, **query: str | None) -> dict[str, Any]:
         """One resource."""
@@ -114,6 +115,9 @@ class AttestationClient:
 
 
 def _url(path: tuple[str, ...]) -> str:
+    """The parts as one path; none of them may lead to another resource than the one that is meant."""
+    if any(part in ("", ".", "..") for part in path):
+        raise ClientError(f"{'/'.join(path)!r} names nothing")
     return "/v1/" + "/".join(quote(part, safe="") for part in path)
 
 

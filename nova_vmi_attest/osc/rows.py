@@ -19,6 +19,20 @@ class ReasonsColumn(format_columns.ListColumn):
         return "\n".join(reason_text(reason) for reason in self._value)
 
 
+class ItemsColumn(format_columns.ListColumn):
+    """A list of anything: one item a line for people."""
+
+    def human_readable(self) -> str:
+        return "\n".join(_item_text(item) for item in self._value)
+
+
+class MembersColumn(format_columns.DictColumn):
+    """An object: one member a line for people."""
+
+    def human_readable(self) -> str:
+        return "\n".join(printable(f"{name}: {value}") for name, value in self._value.items())
+
+
 def reason_text(reason: Mapping[str, Any]) -> str:
     """A reason on one line: check, place, length and detail."""
     place = f" {reason['symbol']}+{reason.get('offset', 0):#x}" if reason.get("symbol") else ""
@@ -50,7 +64,13 @@ def _value(name: str, value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):
-        return format_columns.ListColumn(value)
+        return ItemsColumn(value)
     if isinstance(value, Mapping):
-        return format_columns.DictColumn(dict(value))
+        return MembersColumn(dict(value))
     return value
+
+
+def _item_text(item: Any) -> str:
+    if isinstance(item, Mapping):
+        return printable(", ".join(f"{name}: {value}" for name, value in item.items()))
+    return printable(str(item))

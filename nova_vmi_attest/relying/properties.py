@@ -33,7 +33,8 @@ _NOT_RUNNING = frozenset({"SHUTOFF", "SUSPENDED", "SHELVED", "SHELVED_OFFLOADED"
 _CAUSES = {
     "host_untrusted": "its host is not trusted",
     "guest_missing": "its host did not measure it",
-    "guest_unexpected": "a host shows it that should not run it",
+    "not_known_to_nova": "the verifiers have not heard of it from Nova yet",
+    "placement_unchecked": "whether it runs where Nova has it could not be checked",
     Unmeasured.NO_KERNEL: "no Linux kernel was found in it: it is starting, or runs another system",
     Unmeasured.UNKNOWN_KERNEL: "its kernel is not among those that can be checked",
     Unmeasured.BOOTING: "its kernel has not finished its start",

@@ -78,7 +78,9 @@ def test_what_was_found() -> None:
     assert why(bad(Reason("processes"))) == "processes"
 
 
-@pytest.mark.parametrize("cause", ["host_untrusted", "guest_missing", "guest_unexpected", *Unmeasured])
+@pytest.mark.parametrize(
+    "cause", ["host_untrusted", "guest_missing", "not_known_to_nova", "placement_unchecked", *Unmeasured]
+)
 def test_the_hosts_part_in_it_is_not_told(cause: str) -> None:
     detail = "certificate: the evidence is of host compute-1, /dev/shm/qemu.1 was asked"
     said = why(bad(Reason(cause, "qemu", 1, 1, detail), verdict=Verdict.UNKNOWN))
