@@ -8,8 +8,10 @@ the trait, when a verdict changed and once a minute; only the differences are wr
 a provider stay as they are. nova-compute leaves alone what it did not set, so a restart of it changes
 nothing. Several verifiers do the same work twice at worst.
 
-Lag: one interval after a verdict, some twenty writes a second, removals first. A trait is not signed and does
-not end by itself: while *no* verifier runs, or none can reach Placement, a host keeps the trait that it had.
+Lag: one interval after a verdict, some twenty writes a second, removals first, and of those first what Nova
+has as a compute node: anybody with credentials for Placement can make providers that have the trait. A trait
+is not signed and does not end by itself: while *no* verifier runs, or none can reach Placement, a host keeps
+the trait that it had; so it does while a verifier that has just started cannot ask Nova for compute nodes.
 Where that matters use the scheduler filter, whose results end.
 """
 
@@ -26,9 +28,10 @@ from sqlalchemy import select
 from nova_vmi_attest.db.models import ResultRow
 from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence.challenge import CLOCK_SKEW
 from nova_vmi_attest.evidence.result import Verdict
 from nova_vmi_attest.verifier.nova import Nova
-from nova_vmi_attest.verifier.openstack import ConflictError, NotFoundError
+from nova_vmi_attest.verifier.openstack import ConflictError, NotFoundError, OpenStackError
 from nova_vmi_attest.verifier.providers import Providers, ProviderTraits
 
 LOG = log.getLogger(__name__)
@@ -41,6 +44,8 @@ _NODES_SOONEST = 60.0
 # Seconds that one comparison writes at most: verdicts may have changed meanwhile.
 _WRITING = 30.0
 _GATHER = 0.2
+# Providers in a row that cannot be written before the others are left for the next time.
+_FAILURES = 5
 
 
 class Traits:
@@ -59,7 +64,9 @@ class Traits:
         self._trait = trait
         self._every = every
         self._nodes: dict[str, frozenset[uuid.UUID]] = {}
-        self._nodes_at = float("-inf")
+        self._nodes_at = self._nodes_failed_at = float("-inf")
+        # Providers that could not be written the last time: all others go first.
+        self._refused: set[uuid.UUID] = set()
         self._having: set[uuid.UUID] | None = None
         self._asked_at = float("-inf")
         self._wake = threading.Event()
@@ -87,18 +94,31 @@ class Traits:
     def run_once(self, now: int) -> int:
         """Compare and write what differs; returns how many writes were made.
 
-        :raises AttestError: Nova, Placement or the database did not answer.
+        :raises AttestError: Nova, Placement or the database did not answer. What could be done without an
+            answer was done: neither Nova nor one provider holds up what is taken from others.
         """
         monotonic = time.monotonic()
+        failures: list[OpenStackError] = []
         trusted = self._trusted(now)
-        self._look_up_nodes(trusted, monotonic)
+        try:
+            self._look_up_nodes(trusted, monotonic)
+        except OpenStackError as error:
+            if not self._nodes:
+                raise
+            self._nodes_failed_at = monotonic
+            failures.append(error)
         wanted = {node for host in trusted for node in self._nodes.get(host, ())}
         if self._having is None or monotonic - self._asked_at >= _ASK_EVERY or self._having != wanted:
             # What is written has to differ from what is there, not from what we remember.
             self._having = set(self._providers.having(self._trait))
             self._asked_at = monotonic
         removed, added = self._having - wanted, wanted - self._having
-        return self._write(removed, monotonic, give=False) + self._write(added, monotonic, give=True)
+        self._refused &= removed | added
+        count = self._write(removed, monotonic, failures, give=False)
+        count += self._write(added, monotonic, failures, give=True)
+        if failures:
+            raise failures[0]
+        return count
 
     def _run(self) -> None:
         while not self._stopped:
@@ -121,7 +141,9 @@ class Traits:
 
     def _trusted(self, now: int) -> frozenset[str]:
         row = ResultRow
-        wanted = select(row.host).where(row.verdict == Verdict.TRUSTED.value, row.expires > now)
+        # What was issued by a clock that was ahead does not count, or it would for as long as that was ahead.
+        valid = row.expires > now, row.issued <= now + CLOCK_SKEW
+        wanted = select(row.host).where(row.verdict == Verdict.TRUSTED.value, *valid)
         with self._database.reader() as session:
             return frozenset(session.scalars(wanted))
 
@@ -130,7 +152,9 @@ class Traits:
         look finds its host with others.
         """
         age = monotonic - self._nodes_at
-        if age < _NODES_SOONEST or (age < _NODES_EVERY and all(host in self._nodes for host in trusted)):
+        if min(age, monotonic - self._nodes_failed_at) < _NODES_SOONEST:
+            return
+        if age < _NODES_EVERY and all(host in self._nodes for host in trusted):
             return
         found: dict[str, set[uuid.UUID]] = {}
         for node in self._nova.compute_nodes():
@@ -140,13 +164,25 @@ class Traits:
         if unknown := sorted(host for host in trusted if host not in self._nodes):
             LOG.warning("Nova has no compute node of %d trusted hosts, such as %s", len(unknown), unknown[0])
 
-    def _write(self, providers: Iterable[uuid.UUID], started: float, *, give: bool) -> int:
+    def _write(
+        self, providers: Iterable[uuid.UUID], started: float, failures: list[OpenStackError], *, give: bool
+    ) -> int:
         assert self._having is not None
-        count = 0
-        for provider in sorted(providers, key=lambda item: item.bytes):
-            if self._stopped or time.monotonic() - started > _WRITING:
+        nodes = {node for nodes in self._nodes.values() for node in nodes}
+        count = in_a_row = 0
+        for provider in sorted(providers, key=lambda x: (x in self._refused, x not in nodes, x.bytes)):
+            if self._stopped or time.monotonic() - started > _WRITING or in_a_row == _FAILURES:
                 break
-            count += self._write_one(provider, give)
+            try:
+                count += self._write_one(provider, give)
+            except OpenStackError as error:
+                LOG.debug("the traits of provider %s cannot be written: %s", provider, error)
+                failures.append(error)
+                self._refused.add(provider)
+                in_a_row += 1
+                continue
+            in_a_row = 0
+            self._refused.discard(provider)
             (self._having.add if give else self._having.discard)(provider)
         return count
 

@@ -178,3 +178,86 @@ def test_removals_come_first_and_writing_is_bounded(scene: Scene, monkeypatch: p
     monkeypatch.undo()
     assert scene.traits.run_once(NOW) == 1
     assert scene.having() == set()
+
+
+def test_a_result_from_the_future_gives_no_trait(scene: Scene) -> None:
+    """A verifier's clock was ahead: what it issued must not count for as long as it was ahead."""
+    scene.result("compute-1", expires=NOW + 300)
+    assert scene.traits.run_once(NOW - 3600) == 0
+    assert scene.having() == set()
+    scene.traits.run_once(NOW)
+    assert scene.having() == {NODES[0]}
+    scene.traits.run_once(NOW - 3600)
+    assert scene.having() == set()
+
+
+def test_a_nova_that_is_away_keeps_nobody_from_losing_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.result("compute-1")
+    scene.result("compute-2")
+    scene.traits.run_once(NOW)
+    monkeypatch.setattr(module, "_NODES_EVERY", -1.0)
+    monkeypatch.setattr(module, "_NODES_SOONEST", -1.0)
+    scene.cloud.before = lambda request: Answer(500, {}) if request.path.startswith("/compute") else None
+    scene.result("compute-1", "untrusted")
+    with pytest.raises(AttestError):
+        scene.traits.run_once(NOW)
+    assert scene.having() == {NODES[1]}
+
+
+@pytest.mark.parametrize("way", ["refuse", "too many traits"])
+def test_a_provider_that_cannot_be_written_shields_no_other(scene: Scene, way: str) -> None:
+    """Whoever writes to Placement could otherwise keep the trait of every host with a higher id."""
+
+    def refuse(request: Request) -> Answer | None:
+        if not request.path.endswith(f"{NODES[0]}/traits"):
+            return None
+        if way == "refuse":
+            return Answer(400, {"errors": []})
+        many = [f"CUSTOM_{number}" for number in range(10_001)] + [TRAIT]
+        return Answer(body={"traits": many, "resource_provider_generation": 1})
+
+    scene.result("compute-1")
+    scene.result("compute-2")
+    scene.traits.run_once(NOW)
+    scene.cloud.before = refuse
+    scene.result("compute-1", "untrusted")
+    scene.result("compute-2", "untrusted")
+    with pytest.raises(AttestError):
+        scene.traits.run_once(NOW)
+    assert scene.having() == {NODES[0]}, "and it is tried again"
+    scene.cloud.before = lambda request: None
+    assert scene.traits.run_once(NOW) == 1
+
+
+def test_many_providers_that_refuse_come_last_the_next_time(scene: Scene) -> None:
+    mine = [str(uuid.UUID(int=number)) for number in range(100, 110)]
+    scene.cloud.nodes |= dict.fromkeys(mine, "compute-9")
+    scene.cloud.traits |= {node: {TRAIT} for node in mine}
+    scene.cloud.known_traits.add(TRAIT)
+    victim = str(uuid.UUID(int=200))
+    scene.cloud.nodes[victim], scene.cloud.traits[victim] = "compute-8", {TRAIT}
+    scene.cloud.before = lambda request: (
+        Answer(400, {}) if request.method == "PUT" and request.path.split("/")[-2] in mine else None
+    )
+    for _ in range(3):
+        with pytest.raises(AttestError):
+            scene.traits.run_once(NOW)
+    assert scene.having() == set(mine)
+
+
+def test_compute_nodes_lose_it_before_providers_that_somebody_made_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = [str(uuid.UUID(int=0)), str(uuid.UUID(int=1 << 127))]
+    scene.result("compute-2")
+    scene.traits.run_once(NOW)
+    scene.result("compute-2", "untrusted")
+    scene.cloud.traits |= {provider: {TRAIT} for provider in made_up}
+    monkeypatch.setattr(module, "_ASK_EVERY", 0.0)
+    scene.cloud.requests.clear()
+    scene.traits.run_once(NOW)
+    written = [item.path for item in scene.cloud.asked("PUT", "/placement/resource_providers")]
+    assert NODES[1] in written[0]
+    assert scene.having() == set()
