@@ -8,6 +8,7 @@ of guests is never made to last longer than the evidence made it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from oslo_log import log
 from sqlalchemy import select
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 from nova_vmi_attest.db import models
 from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence.challenge import CLOCK_SKEW
 from nova_vmi_attest.evidence.result import AttestationResult, Verdict
 from nova_vmi_attest.records import overrides as records
 from nova_vmi_attest.records.overrides import Override, Overrides
@@ -74,7 +76,11 @@ class Vouching:
         """The token of a new result; empty when the newest one will do."""
         row = session.get(models.ResultRow, host, with_for_update=True)
         newest = self._results.read(row.token, row.issued) if row is not None and row.expires > now else None
+        # What was issued by a clock that was ahead holds for nobody: it is not lent a moment that holds.
+        ahead = newest is not None and newest.issued > now + CLOCK_SKEW
         override = records.active(session, host, now)
+        if newest is not None and ahead:
+            newest = replace(newest, guests=(), expires=now + self._lifetime) if override is None else None
         if override is None:
             return self._end(session, newest, now)
         if newest is not None and newest.host.verdict is not Verdict.TRUSTED:

@@ -177,3 +177,17 @@ def test_what_fails_for_one_host_is_no_matter_of_the_next(
     monkeypatch.setattr(scene.results, "issue", issue_some)
     assert [item.host.host for item in scene.look(NOW + 1)] == ["b"]
     assert "the override of host a has no effect yet" in caplog.text
+
+
+@pytest.mark.parametrize("verdict", [Verdict.TRUSTED, Verdict.UNTRUSTED])
+def test_a_result_from_the_future_gives_its_guests_no_longer_life(scene: Scene, verdict: Verdict) -> None:
+    """Issued by a clock that was five hours ahead: signed anew at the right time it would hold for hours."""
+    ahead = NOW + 5 * 3600
+    scene.overrides.set("h", "why", "alice", 86400, NOW)
+    scene.appraise(verdict, ahead)
+    (result,) = scene.look(NOW + 1)
+    assert (result.host.verdict, result.guests, result.expires) == (Verdict.TRUSTED, (), NOW + 1 + LIFETIME)
+    scene.appraise(verdict, ahead)
+    scene.overrides.lift("h", "bob", NOW + 2)
+    withdrawn = [] if verdict is Verdict.TRUSTED else [((), NOW + 3 + LIFETIME)]
+    assert [(item.guests, item.expires) for item in scene.look(NOW + 3)] == withdrawn
