@@ -11,6 +11,8 @@ source "$NOVA_VMI_ATTEST_DIR/devstack/lib/nova-vmi-attest"
 source "$NOVA_VMI_ATTEST_DIR/devstack/lib/nova"
 # shellcheck source=devstack/lib/tpm
 source "$NOVA_VMI_ATTEST_DIR/devstack/lib/tpm"
+# shellcheck source=devstack/lib/guest
+source "$NOVA_VMI_ATTEST_DIR/devstack/lib/guest"
 
 case "${1:-}/${2:-}" in
     stack/install)
@@ -24,6 +26,14 @@ case "${1:-}/${2:-}" in
         ;;
     stack/extra)
         start_nova_vmi_attest
+        if [[ $NOVA_VMI_ATTEST_IMAGE == True ]] && is_service_enabled vmi-verifier && is_service_enabled g-api; then
+            make_nova_vmi_attest_image
+        fi
+        ;;
+    stack/test-config)
+        if [[ $NOVA_VMI_ATTEST_IMAGE == True ]] && is_service_enabled tempest; then
+            configure_nova_vmi_attest_tempest
+        fi
         ;;
     unstack/*)
         stop_nova_vmi_attest

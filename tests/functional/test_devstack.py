@@ -7,6 +7,7 @@ registered host, the right services on each kind of node, and Nova's files as th
 
 from __future__ import annotations
 
+import gzip
 import importlib.metadata
 import importlib.util
 import os
@@ -259,6 +260,26 @@ def test_guest_memory_goes_into_files_when_asked(make_node: NodeMaker) -> None:
     assert "file_backed" not in nova
 
 
+def test_an_image_that_comes_to_be_trusted_is_made_once(make_node: NodeMaker) -> None:
+    node = make_node(ALL_IN_ONE + ",g-api,tempest", NOVA_VMI_ATTEST_IMAGE="True")
+    node.stack()
+    uploads = {words[4]: words[5:] for words in node.calls("openstack") if "create" in words}
+    assert list(uploads) == ["attested-kernel", "attested-ramdisk", "attested"]
+    assert uploads["attested-kernel"][-5].endswith("/boot/vmlinuz-6.1.0-9-cloud-amd64")
+    for kind in ("kernel", "ramdisk"):
+        assert f"{kind}_id=id-of-attested-{kind}" in uploads["attested"]
+    assert ["reference", "import"] in [words[:2] for words in node.calls("manage")]
+    ramdisk = node.site / "data" / "nova-vmi-attest" / "guest" / "initramfs.gz"
+    listing = subprocess.run(
+        ["cpio", "-t"], input=gzip.decompress(ramdisk.read_bytes()), capture_output=True, check=True
+    )
+    assert {"init", "bin/busybox", "proc"} <= set(listing.stdout.decode().split())
+    assert node.lines("tempest.conf", "compute") == {"image_ref = image-id", "image_ref_alt = image-id"}
+
+    node.stage("stack", "extra")
+    assert len([words for words in node.calls("openstack") if "create" in words]) == 3
+
+
 def test_unstack_stops_in_the_reverse_order(make_node: NodeMaker) -> None:
     node = make_node(ALL_IN_ONE)
     node.stack()
@@ -295,9 +316,14 @@ def test_clean_needs_none_of_the_files(make_node: NodeMaker) -> None:
 def test_clean_keeps_what_others_put_into_the_same_options(make_node: NodeMaker) -> None:
     node = make_node(ALL_IN_ONE)
     (node.site / "nova.conf").write_text(
-        "[filter_scheduler]\nenabled_filters = A,Mine\n"
-        "available_filters = nova.scheduler.filters.all_filters\navailable_filters = mine.Mine\nweight_classes = mine.Weigher\n[oslo_messaging_notifications]\n"
-        "driver = log\ndriver = messagingv2\n"
+        "[filter_scheduler]\n"
+        "enabled_filters = A,Mine\n"
+        "available_filters = nova.scheduler.filters.all_filters\n"
+        "available_filters = mine.Mine\n"
+        "weight_classes = mine.Weigher\n"
+        "[oslo_messaging_notifications]\n"
+        "driver = log\n"
+        "driver = messagingv2\n"
     )
     before = [node.lines("nova.conf", name) for name in ("filter_scheduler", "oslo_messaging_notifications")]
     node.stage("stack", "post-config")
