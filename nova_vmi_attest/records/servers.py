@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, delete, or_, select, update
 
 from nova_vmi_attest.db import models
 from nova_vmi_attest.db.session import Database, DuplicateError, affected
@@ -21,6 +21,9 @@ MAX_PAGE = 1000
 
 # How many keys one statement names: SQLite takes at most 32,766 values, and others get slow.
 _KEYS = 500
+# Seconds by which some news may be ahead of other news: the longest list, and clocks that differ. What is
+# further ahead was stored by a wrong clock, and would keep out all news for as long as that was ahead.
+_AHEAD = 3600
 # What a row holds of each text.
 _PROJECT, _NAME, _HOST, _STATUS, _TASK = 64, 255, 255, 32, 64
 
@@ -102,7 +105,8 @@ class Servers:
         row, count = models.ServerRow, 0
         with self._database.writer() as session:
             for keys in _chunks(guests):
-                living = row.guest.in_(keys), row.deleted_at.is_(None), row.seen_at <= now
+                older = or_(row.seen_at <= now, row.seen_at > now + _AHEAD)
+                living = row.guest.in_(keys), row.deleted_at.is_(None), older
                 values = {"deleted_at": now, "required": False, "seen_at": now, "status": "DELETED"}
                 values |= {"host": "", "allowed_host": "", "task_state": ""}
                 count += affected(session, update(row).where(*living).values(**values))
@@ -111,7 +115,8 @@ class Servers:
     def not_seen_since(self, moment: int, limit: int) -> tuple[uuid.UUID, ...]:
         """Servers that are not deleted and that nobody learnt of since ``moment``, the longest first."""
         row = models.ServerRow
-        statement = select(row.guest).where(row.deleted_at.is_(None), row.seen_at < moment)
+        unseen = or_(row.seen_at < moment, row.seen_at > moment + _AHEAD)
+        statement = select(row.guest).where(row.deleted_at.is_(None), unseen)
         with self._database.reader() as session:
             names = session.scalars(statement.order_by(row.seen_at, row.guest).limit(limit))
             return tuple(uuid.UUID(name) for name in names)
@@ -141,7 +146,7 @@ class Servers:
                     server, row = newest[uuid.UUID(key)], known.get(key)
                     if row is None:
                         session.add(_fill(models.ServerRow(guest=key), server))
-                    elif row.seen_at <= server.seen_at:
+                    elif not server.seen_at < row.seen_at <= server.seen_at + _AHEAD:
                         _fill(row, server)
                     else:
                         continue

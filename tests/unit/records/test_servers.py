@@ -118,3 +118,16 @@ def test_no_name_breaks_a_row(lasting: Servers, name: str) -> None:
     assert found is not None
     assert len(found.name) <= 255
     assert all(sign.isprintable() and sign <= "\uffff" for sign in found.name + found.host + found.status)
+
+
+def test_a_clock_that_was_ahead_keeps_no_news_out(servers: Servers) -> None:
+    """Else a verifier would believe for months what Nova said on the day of the wrong clock."""
+    ahead = 100 + 30 * 86400
+    servers.learn([server(ONE, seen_at=ahead), server(TWO, seen_at=ahead)])
+    assert servers.not_seen_since(100, 10) == (ONE, TWO)
+    assert servers.learn([server(ONE, host="compute-2", seen_at=100)]) == 1
+    assert servers.gone([TWO], 100) == 1
+    assert [item.guest for item in servers.all(None, 10)] == [ONE]
+    found = servers.get(ONE)
+    assert found is not None
+    assert (found.host, found.seen_at) == ("compute-2", 100)
