@@ -121,6 +121,14 @@ def active(session: Session, host: str, now: int) -> Override | None:
     return found if found.holds(now) else None
 
 
+def end(session: Session, host: str, why: str, now: int) -> None:
+    """End an override that is in force, if there is one, within a transaction."""
+    row = session.get(models.OverrideRow, host, with_for_update=True)
+    if row is not None and row.host == host and _override(row).holds(now):
+        row.lifted_at = now
+        audit.record(session, now, LIFT, host, audit.DONE, why)
+
+
 def _row(session: Session, host: str) -> models.OverrideRow | None:
     """The row to write, locked."""
     row = session.get(models.OverrideRow, host, with_for_update=True)

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from nova_vmi_attest.db.models import AkCertificate, Host
 from nova_vmi_attest.db.session import Database, DuplicateError
 from nova_vmi_attest.errors import AttestError
-from nova_vmi_attest.records import audit
+from nova_vmi_attest.records import audit, overrides
 from nova_vmi_attest.tpm.ak_certificate import is_host_name
 from nova_vmi_attest.tpm.endorsement import certified_key, ek_digest, load_certificate
 
@@ -71,7 +71,8 @@ class HostRegistry:
             ) from error
 
     def unregister(self, name: str) -> None:
-        """Forget a host and revoke the certificates issued to it; its name and its EK are free again.
+        """Forget a host and revoke the certificates issued to it; its name and its EK are free again. Nobody
+        vouches for it any more either: an override that is in force ends.
 
         Verifiers that share the database refuse those certificates from now on. For everybody else, such as a
         tenant with a proof, they are valid until they end: see ``[authority] certificate_lifetime``.
@@ -87,6 +88,7 @@ class HostRegistry:
             session.execute(update(AkCertificate).where(*issued).values(revoked_at=now))
             session.delete(host)
             audit.record(session, now, "unregister", name, audit.DONE, detail)
+            overrides.end(session, name, "with the host's registration", now)
 
     def host(self, name: str) -> RegisteredHost | None:
         """One host, or None."""

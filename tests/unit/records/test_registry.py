@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nova_vmi_attest.records.overrides import Overrides
 from nova_vmi_attest.records.registry import NotRegistered, RegistryError
 from nova_vmi_attest.tpm.endorsement import EndorsementError, certified_key, ek_digest
 from tests.unit.authority.scene import Scene
@@ -35,6 +36,20 @@ def test_register_look_up_and_unregister(scene: Scene) -> None:
     assert scene.audit() == [
         ("register", "compute-1", "done"),
         ("register", "compute-0", "done"),
+        ("unregister", "compute-1", "done"),
+    ]
+
+
+def test_nobody_vouches_for_a_host_that_was_withdrawn(scene: Scene) -> None:
+    """Else a host that was found out would stay trusted for a day on a word that was given before."""
+    scene.chip("compute-1")
+    overrides, now = Overrides(scene.database), int(scene.now)
+    for host in ("compute-1", "compute-2"):
+        overrides.set(host, "why", "alice", 3600, now)
+    scene.registry.unregister("compute-1")
+    assert [item.host for item in overrides.all(now)] == ["compute-2"]
+    assert sorted(scene.audit()[-2:]) == [
+        ("lift-override", "compute-1", "done"),
         ("unregister", "compute-1", "done"),
     ]
 
