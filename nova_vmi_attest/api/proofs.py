@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cuts the proof of one guest out of the newest evidence of the host that Nova says it is on.
 
-Another host that shows the guest, be it a decoy, is never asked. The proof names the host, for the quote in
-it does; it holds nothing of the other guests but hashes of salted leaves.
+Another host that shows the guest, be it a decoy, is never asked; where a second one may show it, as in a
+migration, its evidence counts only while the first one has none of the guest. The proof names the host, for
+the quote in it does; it holds nothing of the other guests but hashes of salted leaves.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ def find_proof(session: Session, guest: uuid.UUID, hosts: Sequence[str], nonce: 
     :param nonce: 64 hex digits, or ``None`` to take whatever was answered last.
     :raises Problem: there is no evidence of it, or none that answers the nonce.
     """
-    proofs = [proof for host in hosts if (proof := _proof(session, guest, host)) is not None]
-    if not proofs:
+    found = (proof for host in hosts if (proof := _proof(session, guest, host)) is not None)
+    proof = next(found, None)
+    if proof is None:
         raise not_found("evidence for the server")
-    for proof in proofs:
-        if nonce is None or bytes.fromhex(nonce) in proof.nonces:
-            return proof.encode()
+    if nonce is None or bytes.fromhex(nonce) in proof.nonces:
+        return proof.encode()
     raise Problem(
         HTTPStatus.CONFLICT,
         "the newest evidence does not answer that nonce",
