@@ -9,6 +9,7 @@ has to come to the same when it is done twice.
 from __future__ import annotations
 
 import abc
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 from uuid import UUID
@@ -20,6 +21,9 @@ from nova_vmi_attest.records.changes import NumberedChange
 
 NAMESPACE = "nova_vmi_attest.responses"
 GUEST, HOST = "guest", "host"
+
+# Reasons on guests whose details speak of the host.
+_OF_HOSTS = frozenset(("host_untrusted", "guest_missing", "guest_unexpected"))
 
 # What Nova takes as the reason of a lock or of a disabled service, in characters.
 _MAX_REASON = 255
@@ -127,10 +131,16 @@ class Response(abc.ABC):
 
 
 def why(item: NumberedChange) -> str:
-    """The reason to give to Nova for acting on a change: its prefix, the verdict and the first finding."""
+    """The reason to give to Nova for acting on a change: its prefix, the verdict and the first finding.
+
+    Nova shows that of a server to its project, which is not to learn what was found on which host.
+    """
     change = item.change
     first = change.reasons[0] if change.reasons else None
     found = f", {first.check} {first.symbol} {first.detail}" if first else ""
+    named = re.search(rf"(?<![\w.-]){re.escape(change.host)}(?![\w-])", found, re.IGNORECASE)
+    if first and change.kind == GUEST and (named or first.check in _OF_HOSTS):
+        found = f", {first.check}"
     text = " ".join(f"{PREFIX}{change.verdict}{found} (change {item.number})".split())
     printable = "".join(sign if sign.isprintable() else "?" for sign in text)
     return printable if len(printable) <= _MAX_REASON else printable[: _MAX_REASON - 1] + "…"

@@ -143,3 +143,16 @@ def test_the_reason_for_nova_is_short_and_printable() -> None:
     assert said.isprintable()
     assert said.startswith("attestation: untrusted, text s?[31m xxx")
     assert why(ITEM) == "attestation: untrusted (change 7)"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Reason("host_untrusted", detail="host_pcr: PCR 4 has the value 00, which is not approved"),
+        Reason("text", "sys_read", 0, 4, "read on compute-1 by its agent"),
+        Reason("guest_missing", detail="not in the evidence of its host"),
+    ],
+)
+def test_what_nova_shows_to_a_tenant_says_nothing_of_the_host(found: Reason) -> None:
+    change = Change(5, GUEST, str(guest(1)), "COMPUTE-1", Verdict.TRUSTED, Verdict.UNKNOWN, (found,))
+    assert why(NumberedChange(7, change)) == f"attestation: unknown, {found.check} (change 7)"
