@@ -3,7 +3,8 @@
 
 One thread looks at all known hosts. Of several verifiers the one that moves the host's ``challenged_at``
 sends the challenge, so they share the work. Whoever is on the bus can say that something happened: that
-brings the next challenge of a known host forward, and never closer to the last one than the minimum.
+brings the next challenge of a known host forward, and never closer to the last one than the minimum. What is
+asked for out of turn is bounded for all hosts together, too: beyond that they wait for their turn.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import oslo_messaging
@@ -30,6 +32,10 @@ LOG = log.getLogger(__name__)
 TICK = 0.5
 # Challenges on demand of one host that may follow each other at once, and seconds until one more may.
 _DEMANDS, _DEMAND_EVERY = 4, 5.0
+# The same for all hosts together.
+_ALL_DEMANDS, _ANY_DEMAND_EVERY = 100, 0.1
+# Challenges after events in one look: as many as this, or as twice the share of all hosts that is due in it.
+_EVENTS = 10
 # How many chosen nonces are remembered.
 _REMEMBERED = 4096
 
@@ -55,6 +61,8 @@ class Turns:
         self._rounds = rounds
         self._options = options
         self._demands = Ration(_DEMANDS, _DEMAND_EVERY)
+        self._all_demands = Ration(_ALL_DEMANDS, _ANY_DEMAND_EVERY)
+        self._events_left = 0
         self._lock = threading.Lock()
         self._soon: set[str] = set()
         self._nonces: dict[bytes, None] = {}
@@ -96,7 +104,7 @@ class Turns:
         """
         self._require_known(host)
         chosen = _nonce(nonce)
-        if not self._demands.take(host):
+        if not self._demands.take(host) or not self._all_demands.take(""):
             raise ChallengeRefusedError(
                 f"host {host} was challenged often lately", "wait some seconds, or use its newest result"
             )
@@ -131,12 +139,23 @@ class Turns:
     def _run(self) -> None:
         while not self._stopped.wait(TICK):
             try:
-                for host in self._hosts.all():
-                    self._look_after(host, int(time.time()))
+                self.look(time.time)
             except AttestError as error:
                 LOG.error("the known hosts cannot be read: %s", error)
             except Exception:
                 LOG.exception("challenging failed unexpectedly")
+
+    def look(self, clock: Callable[[], float]) -> None:
+        """Look after all known hosts once.
+
+        :param clock: seconds since 1970.
+        :raises DatabaseError: when the database refuses.
+        """
+        # Who was challenged longest ago comes first: a flood of events of some hosts delays no others.
+        hosts = sorted(self._hosts.all(), key=lambda host: host.challenged_at or 0)
+        self._events_left = max(_EVENTS, int(2 * len(hosts) * TICK / self._options.interval))
+        for host in hosts:
+            self._look_after(host, int(clock()))
 
     def _look_after(self, host: KnownHost, now: int) -> None:
         """Watch one host and challenge it when it is due. What goes wrong with it is no matter of the
@@ -146,8 +165,10 @@ class Turns:
             self._watch(host, now)
             with self._lock:
                 wanted = host.name in self._soon
-            if not self.is_due(host, now, wanted):
-                return
+            if not self.is_due(host, now):
+                if self._events_left <= 0 or not self.is_due(host, now, wanted):
+                    return
+                self._events_left -= 1
             # Before the challenge: what happens from now on may be too late for its answer.
             with self._lock:
                 self._soon.discard(host.name)

@@ -66,8 +66,7 @@ def turns_of(rounds: Rounds) -> Turns:
 
 def look(turns: Turns, rounds: Rounds, seconds: int) -> None:
     """One look at all hosts, that many seconds after the last challenge."""
-    for host in rounds.hosts.all():
-        turns._look_after(host, NOW + seconds)
+    turns.look(lambda: NOW + seconds)
 
 
 def test_an_event_brings_the_next_challenge_forward_and_is_not_lost(rounds: Rounds) -> None:
@@ -106,6 +105,7 @@ def test_two_verifiers_send_one_challenge_for_one_event(rounds: Rounds) -> None:
     read = rounds.hosts.all()[0]
     now = NOW + 10
     for turns in both:
+        turns._events_left = 1
         turns.soon(HOST)
         turns._look_after(read, now)
     assert rounds.challenged == [HOST]
@@ -116,6 +116,7 @@ def test_an_event_that_lost_its_turn_to_another_verifier_is_kept(rounds: Rounds)
     turns = turns_of(rounds)
     read = rounds.hosts.all()[0]
     rounds.hosts.challenged(HOST, NOW + 9)
+    turns._events_left = 1
     turns.soon(HOST)
     turns._look_after(read, NOW + 10)
     assert rounds.challenged == []
@@ -160,3 +161,42 @@ def test_a_clock_that_was_ahead_does_not_silence_the_verifier(rounds: Rounds) ->
     now, turns = NOW, turns_of(rounds)
     for challenged_at, due in ((now + 86400, True), (now + 30, False), (now, False), (now - 4000, True)):
         assert turns.is_due(KnownHost(HOST, "tpm", now, challenged_at, None, ""), now) is due
+
+
+def many(rounds: Rounds, count: int) -> list[str]:
+    names = [f"node-{number:03}" for number in range(count)]
+    for name in names:
+        rounds.hosts.remember(name, "tpm", "certificate", NOW)
+        rounds.hosts.challenged(name, NOW)
+    return names
+
+
+def test_a_flood_of_events_of_all_hosts_is_no_flood_of_challenges(rounds: Rounds) -> None:
+    """One host with credentials to the bus can speak for ten thousand."""
+    turns, names = turns_of(rounds), many(rounds, 60)
+    for second in range(10, 16):
+        for name in names:
+            turns.soon(name)
+        look(turns, rounds, second)
+    assert len(rounds.challenged) == 60
+    assert set(rounds.challenged) == set(names), "nobody waits for those with the first names"
+
+
+def test_hosts_in_their_turn_wait_for_nobodys_events(rounds: Rounds) -> None:
+    turns, names = turns_of(rounds), many(rounds, 30)
+    for name in names:
+        turns.soon(name)
+    rounds.hosts.challenged(HOST, NOW)
+    look(turns, rounds, 3600)
+    assert set(rounds.challenged) == {HOST, *names}
+
+
+def test_demands_of_all_hosts_are_bounded_together(rounds: Rounds) -> None:
+    turns, names, done = turns_of(rounds), many(rounds, 60), 0
+    for name in names * 4:
+        try:
+            turns.demand(name, "")
+            done += 1
+        except ChallengeRefusedError:
+            continue
+    assert 100 <= done < 150
