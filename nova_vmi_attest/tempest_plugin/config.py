@@ -13,6 +13,13 @@ GROUP = cfg.OptGroup("attestation", title="Attestation by introspection")
 
 OPTIONS = [
     cfg.StrOpt("catalog_type", default="attestation", help="Service type in the catalogue."),
+    cfg.StrOpt("region", default="", help="Region of the service; empty for that of the identity service."),
+    cfg.StrOpt(
+        "endpoint_type",
+        default="public",
+        choices=("public", "internal", "admin"),
+        help="Which of the service's endpoints to use.",
+    ),
     cfg.IntOpt(
         "verdict_timeout",
         default=120,
