@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, load_only
 
-from nova_vmi_attest.db.models import GuestResultRow, ResultRow, ServerRow
+from nova_vmi_attest.db.models import GuestResultRow, ResultRow, ServerRow, VerdictChange
 from nova_vmi_attest.evidence.challenge import CLOCK_SKEW
 from nova_vmi_attest.evidence.result import Reason, Verdict
 
@@ -70,7 +70,22 @@ def of_hosts(session: Session, hosts: Collection[str], now: int, reasons: bool) 
     for names in _chunks(hosts):
         for item in session.scalars(select(row).where(row.host.in_(names)).options(wanted)):
             found[item.host] = _host(item, now, reasons)
-    return found
+    marked = [host for host, item in found.items() if item.last is Verdict.STALE]
+    said = _said_before(session, marked)
+    return found | {host: replace(found[host], last=said.get(host)) for host in marked}
+
+
+def _said_before(session: Session, hosts: Collection[str]) -> dict[str, Verdict]:
+    """What the last results of hosts said before the verifiers marked them as stale."""
+    row = VerdictChange
+    said: dict[str, Verdict] = {}
+    for names in _chunks(hosts):
+        stale = row.kind == "host", row.subject.in_(names), row.verdict == Verdict.STALE.value
+        newest = select(func.max(row.id)).where(*stale).group_by(row.subject)
+        for host, previous in session.execute(select(row.subject, row.previous).where(row.id.in_(newest))):
+            if previous:
+                said[host] = Verdict(previous)
+    return said
 
 
 def guest_is(verdict: Verdict, now: int) -> ColumnElement[bool]:
