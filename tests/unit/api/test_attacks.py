@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hostile tenant tries: other identities, other tenants' servers, other places, other lines in a log."""
+"""What a hostile tenant tries: other identities, other tenants, other places, lines in our log."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_host_that_fell_silent_is_shown_as_the_document_has_it(api: Api) -> No
                 challenged_at=1,
                 answered_at=1,
                 last_error="",
-            )  # fmt: skip
+            )
         )
     now = int(time.time()) + CLOCK_SKEW
     assert Staleness(api.database, 300, 0.0).look(now, 1e9) == (SILENT,)
