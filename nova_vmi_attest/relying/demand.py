@@ -167,7 +167,8 @@ class Demand:
         if level is Level.PREFERRED:
             # Who stops to speak after it was found untrusted gains nothing by that.
             return Verdict.UNTRUSTED not in (trust.verdict, trust.last)
-        graced = trust.last is Verdict.TRUSTED and self.now < trust.expires + self.grace
+        # One that has not expired is stale because our clock went back: nobody allowed that.
+        graced = trust.last is Verdict.TRUSTED and trust.expires <= self.now < trust.expires + self.grace
         if graced:
             LOG.warning("%s passes with an expired result: [relying] unsafe_stale_grace allows it", subject)
         return graced

@@ -192,3 +192,10 @@ def test_what_is_malformed_is_logged_once_and_cut(caplog: pytest.LogCaptureFixtu
     assert len(caplog.records) == 1
     assert len(caplog.text) < 400
     assert "\x1b" not in caplog.text
+
+
+def test_grace_is_not_for_a_clock_that_went_back() -> None:
+    """What was issued an hour ahead of the clock as it is now would have an hour of grace more."""
+    trust, asked = cache(signed("good")), Levels(REQUIRED, IGNORED, IGNORED)
+    assert trust.host("good", NOW - 3600).last is TRUSTED
+    assert Demand(trust, server(), asked, NOW - 3600, grace=60).why_not("good") != ""

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
+from typing import Any
 
 import evidence_examples as examples
 import pytest
@@ -223,3 +225,79 @@ def test_neighbours_follow_newer_results() -> None:
     cache.ingest(results.signed("h", sequence=2), NOW)
     assert cache.neighbours("h", NOW).verdict is Verdict.TRUSTED
     assert not cache.guest(ONE, NOW).seen
+
+
+def test_four_threads_never_see_more_trust_than_any_result_gave(cache: TrustCache) -> None:
+    """Two write results of two hosts that both show a guest, one of them as altered, and two look."""
+    bad, good, rounds = {ONE: Verdict.UNTRUSTED}, {ONE: Verdict.TRUSTED, TWO: Verdict.TRUSTED}, 150
+    writers = [
+        [token(bad, host="a", sequence=number) for number in range(1, rounds)],
+        [
+            token(good if number % 2 else {TWO: Verdict.TRUSTED}, host="b", sequence=number)
+            for number in range(1, rounds)
+        ],
+    ]
+    wrong: list[object] = []
+    taken: list[bool] = []
+    done, ready = threading.Event(), threading.Barrier(4)
+    cache.ingest(token(bad, host="a", sequence=0), NOW)
+    cache.ingest(token(good, host="b", sequence=0), NOW)
+
+    def write(tokens: list[str]) -> None:
+        ready.wait()
+        taken.extend(cache.ingest(item, NOW) for item in tokens)
+
+    def look() -> None:
+        ready.wait()
+        while not done.is_set():
+            seen = (
+                cache.guest(ONE, NOW).verdict, cache.guest(TWO, NOW).verdict,
+                cache.neighbours("a", NOW).verdict, cache.neighbours("b", NOW, TWO).verdict,
+            )  # fmt: skip
+            if seen != (Verdict.UNTRUSTED, Verdict.TRUSTED, Verdict.UNTRUSTED, Verdict.TRUSTED):
+                wrong.append(seen)
+                return
+
+    threads = [threading.Thread(target=write, args=(item,)) for item in writers]
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads + lookers:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    for thread in lookers:
+        thread.join()
+    assert wrong == []
+    assert taken == [True] * 2 * (rounds - 1)
+    assert cache.guest(ONE, NOW).host == "a"
+
+
+def test_hosts_may_come_and_go_while_others_look(cache: TrustCache) -> None:
+    """Guests that appear and leave in one thread are no surprise in another."""
+    both = [token({ONE: Verdict.TRUSTED}, host="h", sequence=2 * number) for number in range(1, 100)]
+    none = [token({}, host="h", sequence=2 * number + 1) for number in range(1, 100)]
+    seen: set[Verdict] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.add(cache.guest(ONE, NOW).verdict)
+
+    lookers = [threading.Thread(target=look) for _ in range(3)]
+    for thread in lookers:
+        thread.start()
+    for pair in zip(both, none, strict=True):
+        assert [cache.ingest(item, NOW) for item in pair] == [True, True]
+    done.set()
+    for thread in lookers:
+        thread.join()
+    assert seen <= {Verdict.TRUSTED, Verdict.UNKNOWN}
+    assert not cache.guest(ONE, NOW).seen
+
+
+@pytest.mark.parametrize(
+    "forged", [None, 1, 1.5, True, b"a.b.c", [], {}, "", "..", "a.b.c", "é.é.é", "\ud800.a.b", "e30.e30.e30"]
+)
+def test_whatever_somebody_on_the_bus_sends_is_refused_in_words(cache: TrustCache, forged: Any) -> None:
+    with pytest.raises(ResultError):
+        cache.ingest(forged, NOW)
