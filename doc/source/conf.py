@@ -3,6 +3,6 @@
 
 project = "nova-vmi-attest"
 author = "nova-vmi-attest contributors"
-extensions = ["oslo_config.sphinxext"]
+extensions = ["oslo_config.sphinxext", "oslo_policy.sphinxext", "reno.sphinxext"]
 html_theme = "alabaster"
 exclude_patterns: list[str] = []
