@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from nova_vmi_attest.db import models
 from nova_vmi_attest.db.session import Database, DuplicateError, affected
+from nova_vmi_attest.evidence.result import Verdict
 from nova_vmi_attest.records.results import Change, stored_change
 
 # The row whose update is the turn to append.
@@ -123,11 +124,14 @@ class Changes:
             return found is None
 
     def later(self, item: NumberedChange) -> NumberedChange | None:
-        """The newest change of the same subject on the same host, when it is not this one."""
+        """The newest later change of the same subject on the same host to anything but stale: silence takes
+        nothing back.
+        """
         row = models.VerdictChange
         change = item.change
         same = row.kind == change.kind, row.subject == change.subject, row.host == change.host
-        wanted = select(row).where(*same, row.id > item.number).order_by(row.id.desc()).limit(1)
+        later = row.id > item.number, row.verdict != Verdict.STALE.value
+        wanted = select(row).where(*same, *later).order_by(row.id.desc()).limit(1)
         with self._database.reader() as session:
             found = session.scalar(wanted)
             return _numbered(session, found) if found else None

@@ -333,6 +333,21 @@ def test_a_host_that_is_stale(tmp_path: Path) -> None:
     assert scene.run() == [("disable", "h")]
 
 
+def test_a_bad_host_escapes_nothing_by_silence_while_nova_is_away(scene: Scene) -> None:
+    """It is marked as stale, which is a change of its verdict, before Nova can be told."""
+    with scene.database.writer() as session:
+        session.add(models.KnownHost(name="h", tpm="t", certificate="c", announced_at=NOW, last_error=""))
+    scene.show()
+    scene.show(verdict=UNTRUSTED)
+    scene.nova.is_away = True
+    scene.later(360)
+    assert Staleness(scene.database, 300, 0).look(scene.now, 1000) == ("h",)
+    assert scene.run() == []
+    scene.nova.is_away = False
+    scene.later(60)
+    assert scene.run() == [("disable", "h")]
+
+
 def test_a_stale_host_that_answers_in_time_is_left_alone(tmp_path: Path) -> None:
     scene = Scene(tmp_path, on_host_stale="disable_service", on_guest_unknown="notify")
     with scene.database.writer() as session:
