@@ -18,6 +18,7 @@ backend.init_backend(backend.BackendType.THREADING)
 
 from lab import cache_dir
 from lab.cloud.cloud import Cloud
+from lab.cloud.launch import start
 from lab.cloud.processes import Service
 from lab.errors import LabError
 
@@ -58,7 +59,7 @@ def up() -> None:
         cloud = Cloud.attach(DIRECTORY)
         print("The cloud runs already.")
     except LabError:
-        cloud = Cloud.start(DIRECTORY, lambda line: print(line, flush=True))
+        cloud = start(DIRECTORY, lambda line: print(line, flush=True))
     clouds = cloud.identity.write_clouds()
     # The file holds passwords: it belongs to whoever called sudo.
     os.chown(

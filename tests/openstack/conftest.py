@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from lab import cache_dir
 from lab.cloud.cloud import Cloud
+from lab.cloud.launch import start
 from lab.cloud.processes import Processes
 from lab.processes import alive
 from openstack.compute.v2.server import Server
@@ -51,7 +52,7 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
     directory = clouds / str(os.getpid())
     failed = True
     try:
-        cloud = Cloud.start(directory, print)
+        cloud = start(directory, print)
         yield cloud
         cloud.stop()
         assert left_behind(directory) == []

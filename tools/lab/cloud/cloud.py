@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cloud as a whole: started, found again, used, and ended."""
+"""The cloud as a whole: found again, used, and ended."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from functools import cached_property
@@ -17,15 +16,13 @@ from openstack.connection import Connection
 from lab.cloud import images
 from lab.cloud.attestation import Attestation
 from lab.cloud.bus import Bus
-from lab.cloud.database import Database, seed_password
+from lab.cloud.database import Database
 from lab.cloud.guests import GuestConsole
 from lab.cloud.host import Host
 from lab.cloud.identity import Identity, connect
-from lab.cloud.launch import bring_up
 from lab.cloud.layout import HOSTS, Layout
 from lab.cloud.nova import Nova
 from lab.cloud.processes import CONTROL, Processes
-from lab.cloud.steps import Say, Steps
 from lab.cloud.waiting import until
 from lab.errors import LabError
 from nova_vmi_attest.db.session import Database as ResultDatabase
@@ -37,7 +34,7 @@ VERDICT_TIMEOUT = 60.0
 
 
 class Cloud:
-    """A running cloud. :meth:`start` makes one, :meth:`attach` finds one that another process started.
+    """A running cloud. :func:`lab.cloud.launch.start` makes one, :meth:`attach` finds one.
 
     ``computes`` are the hosts by name, each with handles on its nova-compute, agent and libvirtd;
     ``attestation`` runs our own commands; ``processes`` stops and restarts any service by its name; ``bus``
@@ -54,30 +51,6 @@ class Cloud:
         self.attestation = Attestation(layout, self.processes)
         self.computes = {name: Host(layout, self.processes, name) for name in HOSTS}
         self._connections: dict[str, Connection] = {}
-
-    @classmethod
-    def start(cls, directory: Path, say: Say) -> Cloud:
-        """Start a new cloud in ``directory``, which is emptied before. Needs root; takes a minute or two.
-
-        ``say`` is told of each finished step. Raises LabError, with the end of the log of what failed, after
-        it has ended what it had started.
-        """
-        if os.geteuid() != 0:
-            raise LabError("a cloud needs root", "run as root or with sudo")
-        Processes(directory).stop_all()
-        shutil.rmtree(directory, ignore_errors=True)
-        layout = Layout.plan(directory)
-        if password := seed_password():
-            layout = Layout(layout.directory, layout.ports, password)
-        layout.save()
-        cloud = cls(layout)
-        try:
-            with Steps(say, cloud.processes.stop_all) as steps:
-                bring_up(cloud, steps, seeded=bool(password))
-        except BaseException:
-            cloud.processes.stop_all()
-            raise
-        return cloud
 
     @classmethod
     def attach(cls, directory: Path) -> Cloud:

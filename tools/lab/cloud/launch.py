@@ -3,23 +3,49 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lab.cloud import disk, images, web
 from lab.cloud.backing import Glance, Neutron, Placement
-from lab.cloud.layout import HOSTS
-from lab.cloud.processes import CONTROL
-from lab.cloud.steps import Steps
+from lab.cloud.cloud import Cloud
+from lab.cloud.database import seed_password
+from lab.cloud.layout import HOSTS, Layout
+from lab.cloud.processes import CONTROL, Processes
+from lab.cloud.steps import Say, Steps
 from lab.cloud.waiting import until
-
-if TYPE_CHECKING:
-    from lab.cloud.cloud import Cloud
+from lab.errors import LabError
 
 UP_TIMEOUT = 180.0
 
 
-def bring_up(cloud: Cloud, steps: Steps, *, seeded: bool) -> None:
+def start(directory: Path, say: Say) -> Cloud:
+    """Start a new cloud in ``directory``, which is emptied before. Needs root; takes a minute or two.
+
+    ``say`` is told of each finished step. Raises LabError, with the end of the log of what failed, after it has
+    ended what it had started.
+    """
+    if os.geteuid() != 0:
+        raise LabError("a cloud needs root", "run as root or with sudo")
+    Processes(directory).stop_all()
+    shutil.rmtree(directory, ignore_errors=True)
+    layout = Layout.plan(directory)
+    if password := seed_password():
+        layout = Layout(layout.directory, layout.ports, password)
+    layout.save()
+    cloud = Cloud(layout)
+    try:
+        with Steps(say, cloud.processes.stop_all) as steps:
+            _bring_up(cloud, steps, seeded=bool(password))
+    except BaseException:
+        cloud.processes.stop_all()
+        raise
+    return cloud
+
+
+def _bring_up(cloud: Cloud, steps: Steps, *, seeded: bool) -> None:
     """Name all steps; they run on their own. ``seeded``: there is a copy of the databases to begin with."""
     layout, processes, go = cloud.layout, cloud.processes, steps.go
     glance, placement = Glance(layout, processes), Placement(layout, processes)
