@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,9 @@ _KEEPALIVE = (5, 3)
 
 # Seconds before a libvirt that is away is tried again, at first and at most.
 _RETRY, _LONGEST_RETRY = 1.0, 30.0
+
+# Seconds from one look to the next at least: a guest that resets itself makes events as fast as it likes.
+_APART = 0.1
 
 
 class HypervisorError(AttestError):
@@ -169,7 +173,7 @@ class Lifecycle:
     def _follow(self) -> None:
         retry = _RETRY
         while not self._stopped.is_set():
-            pause = self._interval
+            pause, began = self._interval, time.monotonic()
             try:
                 self.reconcile()
                 retry = _RETRY
@@ -181,6 +185,7 @@ class Lifecycle:
             for guest in self._drain(pause):
                 LOG.info("guest %s was reset", guest)
                 self._on_reset(guest)
+            self._stopped.wait(max(0.0, began + _APART - time.monotonic()))
 
     def _drain(self, timeout: float) -> set[uuid.UUID]:
         """Wait for a reason to look; one look answers all that came so far. Returns the guests reset."""

@@ -112,10 +112,15 @@ class Settler:
         self._woken.set()
 
     def unsettle(self, guest: uuid.UUID) -> None:
-        """What was measured of a guest no longer counts: its machine was reset. Returns at once."""
+        """What was measured of a guest no longer counts: its machine was reset. Returns at once.
+
+        A guest that resets itself again before it settled is no news: else one that does nothing but that
+        would have its host challenged without end.
+        """
         with self._lock:
+            if guest not in self._tries:
+                self._want(APPEARED)
             self._begin(guest)
-            self._want(APPEARED)
         self._woken.set()
 
     def observed(self, measurements: Iterable[Measurement]) -> None:

@@ -87,6 +87,22 @@ def test_an_event_alone_changes_nothing(scene: Scene) -> None:
     assert scene.changes == [Changes(appeared=(A,))]
 
 
+def test_a_storm_of_events_is_a_look_now_and_then(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that does nothing but reset itself must not keep libvirt and us busy."""
+    monkeypatch.setattr(lifecycle, "_APART", 3600.0)
+    looks: list[int] = []
+    genuine = scene.lifecycle.reconcile
+    monkeypatch.setattr(scene.lifecycle, "reconcile", lambda: (looks.append(1), genuine()))
+    scene.lifecycle.start()
+    until(lambda: scene.guests() == {A})
+    scene.daemon.reset_event(scene.daemon.domains[0])
+    until(lambda: scene.resets == [A])
+    for _ in range(1000):
+        scene.daemon.reset_event(scene.daemon.domains[0])
+    scene.lifecycle.stop()
+    assert len(looks) == 1
+
+
 def test_a_reset_is_told_apart_from_other_events(scene: Scene) -> None:
     scene.lifecycle.start()
     until(lambda: scene.guests() == {A})

@@ -176,6 +176,20 @@ def test_a_reset_begins_anew(host: Host) -> None:
     assert [reason for _, reason in host.requests][2:] == ["appeared", "settled"]
 
 
+@pytest.mark.parametrize("every", [0.1, 1.5, 7.0])
+def test_a_guest_that_resets_itself_without_end_is_no_news(host: Host, every: float) -> None:
+    """Its owner would have the host measure and quote, and the verifiers appraise, every few seconds."""
+    host.appear(A, measurable_in=1)
+    host.run(600)
+    host.guests[A] = host.now + 1e6
+    before = len(host.requests)
+    for _ in range(100):
+        host.settler.unsettle(A)
+        host.run(every)
+        host.now += every
+    assert [reason for _, reason in host.requests[before:]] == ["appeared"]
+
+
 def test_a_reset_during_a_try_is_not_lost(host: Host) -> None:
     host.appear(A, measurable_in=0)
     genuine, again = host.settler._measure, []
