@@ -87,7 +87,7 @@ write_uwsgi_config() {
     echo "ProxyPass $3" >"$(apache_site_config_for "$5")"
 }
 remove_uwsgi_config() { rm -f "$1"; call "disable_apache_site $2"; }
-restart_libvirt() { call restart_libvirt; }
+restart_service() { call "restart_service $1"; }
 wait_for_service() { call "wait_for_service $2"; }
 run_process() {
     is_service_enabled "$1" || return 0

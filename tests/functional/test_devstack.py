@@ -253,7 +253,7 @@ def test_guest_memory_goes_into_files_when_asked(make_node: NodeMaker) -> None:
     default = node.lines("nova.conf", "DEFAULT")
     assert {"ram_allocation_ratio = 1.0", "reserved_host_memory_mb = 0"} <= default
     assert node.text("qemu.conf").count("memory_backing_dir") == 1
-    assert len(node.calls("restart_libvirt")) == 2
+    assert node.calls("restart_service") == [["libvirtd"]] * 2
     node.stage("clean")
     assert node.text("qemu.conf") == qemu
     assert node.lines("nova.conf", "DEFAULT") == {"my_ip = 192.0.2.1"}
