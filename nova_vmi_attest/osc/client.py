@@ -15,6 +15,7 @@ from keystoneauth1 import adapter, exceptions
 from keystoneauth1.session import Session
 
 from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.osc.rows import printable
 
 SERVICE_TYPE = "attestation"
 # Pages that are fetched at most for one list; a page holds up to a thousand items.
@@ -47,7 +48,7 @@ class AttestationClient:
         for _ in range(_MOST_PAGES):
             page = self._request("GET", f"/v1/{noun}", params=wanted)
             items = page.get(noun.rsplit("/", 1)[-1])
-            if not isinstance(items, list):
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
                 raise ClientError(f"the answer of the attestation service holds no {noun}")
             for item in items:
                 yield item
@@ -94,7 +95,7 @@ class AttestationClient:
             return {}
         try:
             answer = response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ClientError("the attestation service answered with something that is no JSON") from error
         if not isinstance(answer, dict):
             raise ClientError("the attestation service answered with something that is no JSON object")
@@ -125,14 +126,15 @@ def _problem(response: Any) -> ClientError:
     """The API's problem details (RFC 9457), or as much as a proxy in between left of them."""
     try:
         problem = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         problem = None
     if not isinstance(problem, dict):
         problem = {}
     detail = problem.get("detail") or problem.get("title") or response.reason or "no reason given"
     remedy = problem.get("remedy")
-    message = f"{detail} (HTTP {response.status_code})"
-    return ClientError(message, remedy if isinstance(remedy, str) else "", response.status_code)
+    message = f"{printable(str(detail))} (HTTP {response.status_code})"
+    remedy = printable(remedy) if isinstance(remedy, str) else ""
+    return ClientError(message, remedy, response.status_code)
 
 
 def client_of(command: Any) -> AttestationClient:

@@ -35,7 +35,10 @@ class MembersColumn(format_columns.DictColumn):
 
 def reason_text(reason: Mapping[str, Any]) -> str:
     """A reason on one line: check, place, length and detail."""
-    place = f" {reason['symbol']}+{reason.get('offset', 0):#x}" if reason.get("symbol") else ""
+    offset = reason.get("offset")
+    place = (
+        f" {reason['symbol']}+{offset if isinstance(offset, int) else 0:#x}" if reason.get("symbol") else ""
+    )
     length = f" ({reason['length']} bytes)" if reason.get("length") else ""
     return printable(f"{reason.get('check', '')}{place}{length}: {reason.get('detail', '')}")
 
@@ -54,8 +57,8 @@ def table(
 
 def record(item: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     """What a show command prints: every member of the item, by name."""
-    names = tuple(sorted(item))
-    return names, tuple(_value(name, item[name]) for name in names)
+    names = sorted(item)
+    return tuple(map(printable, names)), tuple(_value(name, item[name]) for name in names)
 
 
 def _value(name: str, value: Any) -> Any:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from nova_vmi_attest.errors import AttestError
+from nova_vmi_attest.evidence.challenge import NONCE_SIZE
 from nova_vmi_attest.evidence.proof import GuestProof, verify_proof
 from nova_vmi_attest.evidence.summary import Summary, summarize
 from nova_vmi_attest.osc.client import AttestationClient, ClientError
 
-NONCE_SIZE = 32
 # Seconds between two looks whether the proof is there.
 _PAUSE = 1.0
 # What the API answers until the proof is there, and when it cannot ask the host just now.

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import os
-import time
 import uuid
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-
 from nova_vmi_attest.cmd.manage.context import CommandError, Context, Nouns, read_file
+from nova_vmi_attest.evidence import given
 from nova_vmi_attest.evidence.batch import Batch
 from nova_vmi_attest.evidence.measurement import Measurement
 from nova_vmi_attest.evidence.measurement_codec import encode_measurement
@@ -69,7 +66,12 @@ def _export(args: argparse.Namespace, context: Context) -> None:
 
 def _verify(args: argparse.Namespace, context: Context) -> None:
     proof = GuestProof.decode(read_file(args.file, MAX_PROOF_BYTES))
-    measurement = verify_proof(proof, _authorities(args.ca), _nonce(args.nonce), _moment(args.at))
+    measurement = verify_proof(
+        proof,
+        given.certificates(read_file(args.ca, _MAX_CERTIFICATES), args.ca),
+        given.nonce(args.nonce),
+        given.moment(args.at),
+    )
     if context.as_json:
         context.json(
             {
@@ -88,30 +90,6 @@ def _verify(args: argparse.Namespace, context: Context) -> None:
 def _facts(measurement: Measurement) -> dict[str, Any]:
     """What the proof shows, for people: facts, not a verdict."""
     return dataclasses.asdict(summarize(measurement))
-
-
-def _authorities(path: Path) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(read_file(path, _MAX_CERTIFICATES))
-    except ValueError as error:
-        raise CommandError(f"{path} holds no readable certificate: {error}") from error
-
-
-def _nonce(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise CommandError("the nonce is not hexadecimal") from error
-
-
-def _moment(text: str | None) -> float:
-    if text is None:
-        return time.time()
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise CommandError(f"{text!r} is not a time like 2026-01-31T12:00:00Z") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from osc_lib.command import command
 
+from nova_vmi_attest.evidence import given
 from nova_vmi_attest.osc import rows, verification
 from nova_vmi_attest.osc.client import client_of
 from nova_vmi_attest.osc.verification import Verified
@@ -106,9 +104,9 @@ class VerifyServer(command.ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         guest = _uuid(parsed_args.server)
-        authorities = _authorities(parsed_args.ca)
+        authorities = given.certificates(_read(parsed_args.ca), parsed_args.ca)
         data, nonce = self._proof(guest, parsed_args)
-        found = verification.verify(data, guest, authorities, nonce, _moment(parsed_args.at))
+        found = verification.verify(data, guest, authorities, nonce, given.moment(parsed_args.at))
         if parsed_args.save:
             _save(parsed_args.save, data)
         self._sound = found.summary.sound
@@ -121,14 +119,14 @@ class VerifyServer(command.ShowOne):
 
     def _proof(self, guest: uuid.UUID, arguments: argparse.Namespace) -> tuple[bytes, bytes]:
         if arguments.file is None:
-            nonce = _nonce(arguments.nonce) if arguments.nonce else verification.new_nonce()
+            nonce = given.nonce(arguments.nonce) if arguments.nonce else verification.new_nonce()
             return verification.ask(client_of(self), guest, nonce, arguments.timeout), nonce
         if not arguments.nonce:
             raise verification.VerificationError(
                 "a saved proof is worth as much as the nonce in it",
                 "give with --nonce the one that you asked with",
             )
-        return _read(arguments.file), _nonce(arguments.nonce)
+        return _read(arguments.file), given.nonce(arguments.nonce)
 
 
 def _columns(found: Verified) -> tuple[Sequence[str], Sequence[Any]]:
@@ -159,33 +157,6 @@ def _uuid(text: str) -> uuid.UUID:
         return uuid.UUID(text)
     except ValueError as error:
         raise verification.VerificationError(f"{text!r} is not the ID of a server") from error
-
-
-def _nonce(text: str) -> bytes:
-    try:
-        nonce = bytes.fromhex(text)
-    except ValueError:
-        nonce = b""
-    if len(nonce) != verification.NONCE_SIZE:
-        raise verification.VerificationError("the nonce is not of 64 hex digits")
-    return nonce
-
-
-def _authorities(path: Path) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(_read(path))
-    except ValueError as error:
-        raise verification.VerificationError(f"{path} holds no readable certificate: {error}") from error
-
-
-def _moment(text: str | None) -> float:
-    if text is None:
-        return time.time()
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise verification.VerificationError(f"{text!r} is not a time like 2026-01-31T12:00:00Z") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def _read(path: Path) -> bytes:

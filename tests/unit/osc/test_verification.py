@@ -8,9 +8,10 @@ import uuid
 import evidence_examples as example
 import pytest
 
+from nova_vmi_attest.evidence.challenge import NONCE_SIZE
 from nova_vmi_attest.evidence.proof import ProofError
 from nova_vmi_attest.osc.client import ClientError
-from nova_vmi_attest.osc.verification import NONCE_SIZE, VerificationError, ask, new_nonce, verify
+from nova_vmi_attest.osc.verification import VerificationError, ask, new_nonce, verify
 from tests.unit.osc import proofs
 from tests.unit.osc.http_api import PlayedApi
 

@@ -24,8 +24,8 @@ UP_TIMEOUT = 180.0
 def start(directory: Path, say: Say) -> Cloud:
     """Start a new cloud in ``directory``, which is emptied before. Needs root; takes a minute or two.
 
-    ``say`` is told of each finished step. Raises LabError, with the end of the log of what failed, after it has
-    ended what it had started.
+    ``say`` is told of each finished step. Raises LabError, with the end of the log of what failed, after it
+    has ended what it had started.
     """
     if os.geteuid() != 0:
         raise LabError("a cloud needs root", "run as root or with sudo")
