@@ -270,7 +270,7 @@ def test_a_proof_that_does_not_hold_is_refused_with_the_step(
     ready("proof", "export", str(GUESTS[0]), str(path))
     verify = ("proof", "verify", str(path), "--ca", ca)
     assert "step 2" in ready.refused(*verify, "--nonce", "00" * 32)
-    assert "hexadecimal" in ready.refused(*verify, "--nonce", "xyz")
+    assert "hex digits" in ready.refused(*verify, "--nonce", "xyz")
     assert "step 1" in ready.refused(*verify, "--nonce", proven(), "--at", "2020-01-01T00:00:00Z")
     assert "not a time" in ready.refused(*verify, "--nonce", proven(), "--at", "soon")
     other = ready.directory / "other.pem"

@@ -37,7 +37,7 @@ def test_what_is_no_nonce_is_refused(text: str) -> None:
     "data", [b"", b"text", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"]
 )
 def test_what_is_no_certificate_names_its_file(data: bytes) -> None:
-    with pytest.raises(GivenError, match="ca.pem holds no"):
+    with pytest.raises(GivenError, match=r"ca\.pem holds no"):
         given.certificates(data, "ca.pem")
 
 
