@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What follows from results, and must not hold up appraisal: overrides, staleness, notifications, responses.
 
-Two threads: one for what goes to the bus and may have to wait for it, one for everything else.
+Three threads: one for what goes to the bus and may have to wait for it, one for responses, which may wait for
+Nova, and one for everything else: an operator's word must count while Nova hangs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LONGEST_STOP = 10
 
 
 class Aftermath:
-    """Starts and stops the two threads.
+    """Starts and stops the threads.
 
     :param nova: for responses that need it; ``None`` where ``[openstack]`` is not filled in.
     :raises ResponseError: ``[responses]`` cannot be used.
@@ -61,7 +62,10 @@ class Aftermath:
     def start(self) -> None:
         """Begin."""
         self._stopped.clear()
-        for name, step in (("aftermath", self._follow), ("notifications", self._notify)):
+        steps = (
+            ("aftermath", self._follow), ("responses", self._respond), ("notifications", self._notify),
+        )  # fmt: skip
+        for name, step in steps:
             thread = threading.Thread(target=self._repeat, args=(name, step), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -78,6 +82,8 @@ class Aftermath:
         self._vouching.look(now)
         for host in self._staleness.look(now, time.monotonic()):
             LOG.warning("host %s is stale: its last result ended", host)
+
+    def _respond(self) -> None:
         self._runner.run_once(self._stopped.is_set)
 
     def _notify(self) -> None:
