@@ -14,10 +14,15 @@ from typing import Any
 
 from nova_vmi_attest import messaging
 from nova_vmi_attest.records.refusals import Refusals
+from nova_vmi_attest.verifier.rate import Ration
 from nova_vmi_attest.verifier.references import ApprovedReferences
 from nova_vmi_attest.verifier.results import Results
 from nova_vmi_attest.verifier.rounds import Rounds
 from nova_vmi_attest.verifier.turns import Turns
+
+# Refusals that may follow each other at once, and seconds until one more may: what comes beyond is dropped
+# before it costs a transaction, for which evidence would have to wait.
+_REFUSALS, _REFUSAL_EVERY = 200, 1.0
 
 
 class VerifierEndpoint:
@@ -36,6 +41,7 @@ class VerifierEndpoint:
         self._references = references
         self._results = results
         self._refusals = refusals
+        self._refusals_left = Ration(_REFUSALS, _REFUSAL_EVERY)
 
     @messaging.exposed
     def announce(self, ctxt: Mapping[str, Any], host: str, certificate: str) -> None:
@@ -71,7 +77,8 @@ class VerifierEndpoint:
     @messaging.exposed
     def refused(self, ctxt: Mapping[str, Any], refusal: dict[str, Any]) -> None:
         """What a scheduler refused, for people."""
-        self._refusals.add(refusal, int(time.time()))
+        if self._refusals_left.take(""):
+            self._refusals.add(refusal, int(time.time()))
 
     @messaging.exposed
     def challenge(self, ctxt: Mapping[str, Any], host: str, nonce: str) -> dict[str, Any]:

@@ -89,6 +89,10 @@ class Turns:
         :raises ChallengeRefusedError: it is not one that announced itself.
         :raises DatabaseError: when the database refuses.
         """
+        with self._lock:
+            # A flood costs no more than this.
+            if isinstance(host, str) and host in self._soon:
+                return
         self._require_known(host)
         with self._lock:
             self._soon.add(host)

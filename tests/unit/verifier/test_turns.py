@@ -163,6 +163,14 @@ def test_a_clock_that_was_ahead_does_not_silence_the_verifier(rounds: Rounds) ->
         assert turns.is_due(KnownHost(HOST, "tpm", now, challenged_at, None, ""), now) is due
 
 
+def test_a_flood_of_events_asks_the_database_once(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, asked, get = turns_of(rounds), [], rounds.hosts.get
+    monkeypatch.setattr(rounds.hosts, "get", lambda host: asked.append(host) or get(host))
+    for _ in range(100):
+        turns.soon(HOST)
+    assert asked == [HOST]
+
+
 def many(rounds: Rounds, count: int) -> list[str]:
     names = [f"node-{number:03}" for number in range(count)]
     for name in names:
