@@ -56,13 +56,14 @@ bench: bootstrap ## Measure; writes bench/results.json
 	$(AS_ROOT) $(BIN)/python -m bench
 
 docs: bootstrap ## Build the manual into doc/build
-	$(BIN)/python -m pip install -q -e '.[docs]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	$(BIN)/sphinx-build -W -b html doc/source doc/build/html
 
 genconfig: bootstrap ## Write sample configuration files into etc/nova-vmi-attest
 	@for sample in etc/oslo-config-generator/*.conf; do \
 	    $(BIN)/oslo-config-generator --config-file $$sample || exit 1; \
 	done
+	$(BIN)/oslopolicy-sample-generator --config-file etc/oslo-policy-generator/api.conf
 
 clean: ## Remove what was built, the environment and the cache included; ends the cloud
 	@[ ! -x $(BIN)/python ] || [ ! -e .cache/cloud ] || $(AS_ROOT) $(BIN)/python tools/cloud.py down

@@ -60,9 +60,10 @@ def test_a_tenant_verifies_his_server_alone(
     verified = printed(openstack("alpha", *verify, "--save", str(proof)))
     assert (verified["proof"], verified["evidence"]) == ("valid", "sound")
     # The saved proof needs no service, and is worth nothing without its nonce.
-    again = openstack("beta", *verify, "--file", str(proof), "--nonce", verified["nonce"])
-    assert printed(again)["log_record"] == verified["log_record"]
-    other = openstack("beta", *verify, "--file", str(proof), "--nonce", "00" * 32)
+    saved = ("trust", "proof", "verify", str(proof), "--ca", str(ca), "-f", "json", "--nonce")
+    again = printed(openstack("", *saved, verified["nonce"]))
+    assert (again["server"], again["log_record"]) == (str(server.id), verified["log_record"])
+    other = openstack("", *saved, "00" * 32)
     assert other.returncode == 1
     assert "nonce" in other.stderr
 

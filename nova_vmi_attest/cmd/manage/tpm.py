@@ -7,11 +7,11 @@ import argparse
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from nova_vmi_attest.cmd.manage.context import CommandError, Context, Nouns, moment
 from nova_vmi_attest.tpm.device import Tpm
+from nova_vmi_attest.tpm.endorsement import certified_key, ek_digest
 
 
 def add_parser(nouns: Nouns, common: argparse.ArgumentParser) -> None:
@@ -36,14 +36,14 @@ def _ek_certificate(args: argparse.Namespace, context: Context) -> None:
         certificate = x509.load_der_x509_certificate(der)
         args.file.write_bytes(certificate.public_bytes(Encoding.PEM))
         end = int(certificate.not_valid_after_utc.timestamp())
-        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+        digest = ek_digest(certified_key(certificate))
     except ValueError as error:
         raise CommandError(f"the TPM's endorsement key certificate cannot be parsed: {error}") from error
     except OSError as error:
         raise CommandError(f"{args.file} cannot be written: {error.strerror}") from error
     context.done(
-        f"wrote {args.file}: SHA-256 fingerprint {fingerprint}, valid until {moment(end)}",
+        f"wrote {args.file}: key {digest}, valid until {moment(end)}",
         file=str(args.file),
-        fingerprint=fingerprint,
+        ek_digest=digest,
         not_after=end,
     )

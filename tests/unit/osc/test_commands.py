@@ -141,56 +141,81 @@ def test_kernels_are_imported_from_a_file(api: PlayedApi, run: Run, tmp_path: Pa
         run("trust reference import", str(tmp_path / "missing"))
 
 
-class TestVerify:
-    """``trust server verify`` with a proof in a file, which needs no service."""
+class TestSavedProof:
+    """``trust proof verify``, which needs no service."""
 
     AT = datetime.datetime.fromtimestamp(proofs.NOW, datetime.UTC).isoformat()
 
     @pytest.fixture
     def arguments(self, tmp_path: Path) -> Callable[..., list[str]]:
-        def made(guest: Any, *more: str) -> list[str]:
+        def made(guest: Any, nonce: str) -> list[str]:
             proof, ca = tmp_path / "proof", tmp_path / "ca.pem"
             proof.write_bytes(proofs.proof(guest))
             ca.write_bytes(proofs.CA_PEM)
-            return [str(guest), "--ca", str(ca), "--file", str(proof), "--at", self.AT, *more]
+            return [str(proof), "--ca", str(ca), "--at", self.AT, "--nonce", nonce]
 
         return made
-
-    def test_a_saved_proof(self, run: Run, arguments: Callable[..., list[str]], api: PlayedApi) -> None:
-        columns, values = run("trust server verify", *arguments(proofs.SOUND, "--nonce", proofs.NONCE.hex()))
-        shown = dict(zip(columns, values, strict=True))
-        assert (shown["proof"], shown["evidence"]) == ("valid", "sound")
-        assert api.requests == []
 
     @pytest.mark.parametrize(("guest", "status"), [(proofs.SOUND, 0), (proofs.ALTERED, 1)])
     def test_the_exit_status_says_whether_it_is_sound(
         self, api: PlayedApi, arguments: Callable[..., list[str]], guest: Any, status: int, capsys: Any
     ) -> None:
-        command = COMMANDS["trust server verify"].load()(api.app, None)
+        command = COMMANDS["trust proof verify"].load()(api.app, None)
         command.app.stdout = sys.stdout
-        line = arguments(guest, "--nonce", proofs.NONCE.hex(), "-f", "json")
-        parsed = command.get_parser("verify").parse_args(line)
-        assert command.run(parsed) == status
-        assert json.loads(capsys.readouterr().out)["proof"] == "valid"
+        line = [*arguments(guest, proofs.NONCE.hex()), "-f", "json"]
+        assert command.run(command.get_parser("verify").parse_args(line)) == status
+        shown = json.loads(capsys.readouterr().out)
+        assert (shown["proof"], shown["server"]) == ("valid", str(guest))
+        assert (shown["evidence"] == "sound") == (status == 0)
+        assert api.requests == []
 
-    @pytest.mark.parametrize("more", [[], ["--nonce", "zz"], ["--nonce", "ab"], ["--nonce", "00" * 32]])
+    @pytest.mark.parametrize("nonce", ["zz", "ab", "00" * 32])
     def test_without_the_right_nonce_it_proves_nothing(
-        self, run: Run, arguments: Callable[..., list[str]], more: list[str]
+        self, run: Run, arguments: Callable[..., list[str]], nonce: str
     ) -> None:
         with pytest.raises(AttestError, match="nonce"):
-            run("trust server verify", *arguments(proofs.SOUND, *more))
+            run("trust proof verify", *arguments(proofs.SOUND, nonce))
+
+    def test_files_are_read_within_bounds(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "large").write_bytes(b"x" * ((4 << 20) + 1))
+        for name in ("large", "missing"):
+            with pytest.raises(AttestError, match=name):
+                run("trust proof verify", "p", "--ca", str(tmp_path / name), "--nonce", "00" * 32)
+
+
+class TestVerify:
+    """``trust server verify`` with an API that answers as a genuine one, at the time of the example."""
+
+    @pytest.fixture(autouse=True)
+    def at_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("nova_vmi_attest.osc.v1.servers.time.time", lambda: float(proofs.NOW))
+
+    @pytest.fixture
+    def arguments(self, api: PlayedApi, tmp_path: Path) -> list[str]:
+        (tmp_path / "ca.pem").write_bytes(proofs.CA_PEM)
+        api.answer = lambda method, path: (200, proofs.proof(proofs.SOUND) if method == "GET" else {})
+        return ["--ca", str(tmp_path / "ca.pem"), "--nonce", proofs.NONCE.hex()]
+
+    def test_a_proof_is_kept_as_it_came(self, run: Run, arguments: list[str], tmp_path: Path) -> None:
+        kept = tmp_path / "kept"
+        columns, values = run("trust server verify", str(proofs.SOUND), *arguments, "--save", str(kept))
+        assert dict(zip(columns, values, strict=True))["evidence"] == "sound"
+        assert kept.read_bytes() == proofs.proof(proofs.SOUND)
 
     def test_an_existing_file_is_not_overwritten(
-        self, run: Run, arguments: Callable[..., list[str]], tmp_path: Path
+        self, run: Run, arguments: list[str], tmp_path: Path
     ) -> None:
         kept = tmp_path / "kept"
         kept.write_text("mine")
-        line = arguments(proofs.SOUND, "--nonce", proofs.NONCE.hex(), "--save", str(kept))
         with pytest.raises(AttestError, match="cannot be written"):
-            run("trust server verify", *line)
+            run("trust server verify", str(proofs.SOUND), *arguments, "--save", str(kept))
         assert kept.read_text() == "mine"
 
+    def test_the_proof_of_another_server_is_refused(self, run: Run, arguments: list[str]) -> None:
+        with pytest.raises(AttestError, match="about server"):
+            run("trust server verify", str(proofs.ALTERED), *arguments)
+
     @pytest.mark.parametrize("server", ["", "x", "../x"])
-    def test_what_is_no_id_is_refused(self, run: Run, server: str) -> None:
+    def test_what_is_no_id_is_refused(self, run: Run, arguments: list[str], server: str) -> None:
         with pytest.raises(AttestError, match="not the ID"):
-            run("trust server verify", server, "--ca", "missing")
+            run("trust server verify", server, *arguments)
