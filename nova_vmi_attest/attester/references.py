@@ -33,8 +33,9 @@ _BLOB_LIMIT = 256 << 20
 # How many different unknown banners are remembered at a time: they come from guests.
 _BANNER_LIMIT = 256
 
-# Seconds before a kernel that no verifier knew is asked for again.
-_RETRY = 60.0
+# Seconds before a kernel is asked for again that no verifier knew, or that none answered for: one that sends
+# a challenge is there again.
+_RETRY, _UNANSWERED = 60.0, 1.0
 
 
 class FetchError(AttestError):
@@ -81,13 +82,17 @@ class ReferenceCache:
             with self._lock:
                 due = {digest for digest, when in self._wanted.items() if when <= now}
             if due:
+                pause = _RETRY
                 try:
                     self._fetch(due)
-                except (AttestError, oslo_messaging.MessagingException) as error:
+                except AttestError as error:
                     LOG.warning("kernel references cannot be fetched: %s", error)
+                except oslo_messaging.MessagingException as error:
+                    LOG.warning("no verifier could be asked for kernel references: %s", error)
+                    pause = _UNANSWERED
                 with self._lock:
                     for digest in due & self._wanted.keys():
-                        self._wanted[digest] = now + _RETRY
+                        self._wanted[digest] = time.monotonic() + pause
         return len(self.candidates()) > before
 
     def _fetch(self, banners: set[str]) -> None:

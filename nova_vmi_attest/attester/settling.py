@@ -38,8 +38,8 @@ _REQUESTS = 3.0
 # Seconds for which the first request waits for what belongs to the same change: an end and a new start.
 _GATHER = 0.5
 
-# Trying again is of no use: a person or the verifier has to do something, or a minute has to pass.
-_FINAL = frozenset({Unmeasured.UNKNOWN_KERNEL, Unmeasured.ENCRYPTED, Unmeasured.INTERNAL})
+# Trying again is of no use: a person has to do something.
+_FINAL = frozenset({Unmeasured.ENCRYPTED, Unmeasured.INTERNAL})
 
 APPEARED, LEFT, SETTLED = "appeared", "left", "settled"
 
@@ -51,6 +51,7 @@ class _Try:
     at: float
     until: float
     pause: float = _FIRST
+    told: bool = False
 
 
 class Settler:
@@ -165,6 +166,10 @@ class Settler:
                 self._want(SETTLED)
             else:
                 starting = measurement.integrity.reason is Unmeasured.BOOTING
+                if measurement.integrity.reason is Unmeasured.UNKNOWN_KERNEL and not one.told:
+                    # That is a verdict, and yet it changes when a verifier that was away comes back.
+                    one.told = True
+                    self._want(SETTLED)
                 one.pause = _STARTING if starting else min(one.pause * _GROWTH, _LONGEST)
                 one.at = now + one.pause
 

@@ -144,3 +144,18 @@ def test_a_verifier_that_does_not_answer_stops_nothing(
     references = cache(verifier, tmp_path)
     references.missing(banner)
     assert not references.fetch_missing()
+
+
+def test_a_verifier_that_was_away_is_asked_again_sooner_than_one_that_does_not_know(
+    verifier: Verifier, banner: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> str:
+        raise oslo_messaging.MessagingTimeout
+
+    references = cache(verifier, tmp_path)
+    monkeypatch.setattr(module, "_UNANSWERED", 0.0)
+    references.missing(banner)
+    with monkeypatch.context() as outage:
+        outage.setattr(verifier, "reference_index", away)
+        assert not references.fetch_missing()
+    assert references.fetch_missing()

@@ -107,13 +107,23 @@ def test_a_host_without_changes_does_nothing(host: Host) -> None:
     assert len(host.tried) == tried
 
 
-@pytest.mark.parametrize("reason", [Unmeasured.UNKNOWN_KERNEL, Unmeasured.ENCRYPTED, Unmeasured.INTERNAL])
+@pytest.mark.parametrize("reason", [Unmeasured.ENCRYPTED, Unmeasured.INTERNAL])
 def test_what_another_try_cannot_change_is_asked_for_at_once(host: Host, reason: Unmeasured) -> None:
     host.reason = reason
     host.appear(A, measurable_in=1e9)
     host.run(600)
     assert len(host.tried) == 1
     assert [said for _, said in host.requests] == ["appeared", "settled"]
+
+
+def test_a_kernel_without_reference_is_said_once_and_its_reference_waited_for(host: Host) -> None:
+    host.reason = Unmeasured.UNKNOWN_KERNEL
+    host.appear(A, measurable_in=30)
+    host.run(20)
+    assert [said for _, said in host.requests] == ["appeared", "settled"]
+    host.run(600)
+    assert [said for _, said in host.requests] == ["appeared", "settled", "settled"]
+    assert host.settler.turn() is None
 
 
 def test_a_guest_without_linux_is_left_to_the_rounds_in_the_end(host: Host) -> None:
