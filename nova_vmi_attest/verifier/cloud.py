@@ -17,7 +17,7 @@ from oslo_log import log
 from nova_vmi_attest.db.session import Database
 from nova_vmi_attest.verifier.nova import Nova
 from nova_vmi_attest.verifier.nova_events import NovaEvents
-from nova_vmi_attest.verifier.openstack import OpenStack
+from nova_vmi_attest.verifier.openstack import OpenStack, OpenStackError
 from nova_vmi_attest.verifier.placement import Placements
 from nova_vmi_attest.verifier.providers import Providers
 from nova_vmi_attest.verifier.reconcile import Reconciler
@@ -52,7 +52,7 @@ class Cloud:
     def from_conf(cls, conf: cfg.ConfigOpts, database: Database) -> Cloud:
         """As ``[openstack]`` says; nothing without credentials. Asks nobody yet.
 
-        :raises OpenStackError: when the credentials cannot be used.
+        :raises OpenStackError: when the credentials or options cannot be used.
         """
         openstack, options = OpenStack.from_conf(conf), conf.openstack
         if openstack is None:
@@ -61,6 +61,11 @@ class Cloud:
                 "not missed, and no trait follows the verdicts"
             )
             return cls()
+        if options.placement_lifetime <= options.placement_reconcile:
+            raise OpenStackError(
+                "what is learnt of Nova would be too old before Nova is asked again, and no guest trusted",
+                "raise [openstack] placement_lifetime above placement_reconcile",
+            )
         nova = Nova(openstack)
         placements = Placements(database, nova, options.placement_lifetime)
         history = conf.verifier.history_days
