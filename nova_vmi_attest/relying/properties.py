@@ -56,6 +56,9 @@ def properties(trust: Trust, host: Verdict, status: str = "") -> dict[str, str]:
     :param host: what is known of its host; unknown if it is not known which that is.
     :param status: the server's status in Nova; empty if not known.
     """
+    if trust.verdict is Verdict.TRUSTED and status in _NOT_RUNNING:
+        # Its memory is gone, whatever its last host said of it, and however long that result is valid.
+        return {VERDICT: Verdict.UNKNOWN.value, HOST_VERDICT: host.value, REASON: _missing(status)}
     found = {VERDICT: trust.verdict.value, HOST_VERDICT: host.value}
     if trust.seen:
         found[CHECKED_AT] = _moment(trust.issued)

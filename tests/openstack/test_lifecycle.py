@@ -57,13 +57,11 @@ class Story:
         conf = configuration.load(["--config-file", str(cloud.attestation.file)], "test")
         self.verifiers = messaging.VerifierClient(messaging.get_transport(conf), timeout=30)
 
-    def then(
-        self, operation: str, server: Server, status: str, host: str, shown: bool, verdict: str = ""
-    ) -> None:
+    def then(self, operation: str, server: Server, status: str, host: str, shown: bool) -> None:
         """Wait until an operation is over and its host's evidence is newer, then note what there is.
 
         ``shown``: the guest is to be measured on that host and trusted; otherwise nobody measures it, and
-        its verdict is unknown unless another one is given.
+        its verdict is unknown.
         """
         self.cloud.wait(server, status, host=host if status != "SHELVED_OFFLOADED" else "")
         place = f" on {NAMES[host]}" if status != "SHELVED_OFFLOADED" else ""
@@ -71,7 +69,7 @@ class Story:
             operation,
             f"{status}{place}",
             NAMES[host] if shown else "no host",
-            verdict or (Verdict.TRUSTED if shown else Verdict.UNKNOWN),
+            Verdict.TRUSTED if shown else Verdict.UNKNOWN,
         )
         over = int(time.time())
         # Sooner than by the verifier's own interval; it may refuse when it was asked just now.
@@ -263,8 +261,8 @@ def end_of_a_host(story: Story, server: Server, other: Server) -> None:
     force_down(cloud, True)
     story.compute.evacuate_server(server, host=FIRST)
     # It stays switched off (compute API 2.95): what to start, and when, is its owner's decision.
-    # What the lost host said last stands until that result ends.
-    story.then("evacuate", server, "SHUTOFF", FIRST, False, Verdict.TRUSTED)
+    # What the lost host said last is still valid, and says nothing of a server without memory.
+    story.then("evacuate", server, "SHUTOFF", FIRST, False)
     story.compute.start_server(server)
     story.then("start after the evacuation", server, "ACTIVE", FIRST, True)
 

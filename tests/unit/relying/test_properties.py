@@ -38,6 +38,17 @@ def test_a_trusted_server() -> None:
     }
 
 
+@pytest.mark.parametrize("status", ["SHUTOFF", "SHELVED_OFFLOADED", "SUSPENDED"])
+def test_a_server_without_memory_is_not_trusted_by_what_was_said_of_it(status: str) -> None:
+    # As after an evacuation: the result of the host that is down is valid for a while.
+    assert properties(TRUSTED, Verdict.TRUSTED, status) == {
+        "trust:verdict": "unknown",
+        "trust:host_verdict": "trusted",
+        "trust:reason": "no result: it is not running",
+    }
+    assert properties(bad(Reason("text")), Verdict.TRUSTED, status)["trust:verdict"] == "untrusted"
+
+
 def test_names_begin_with_the_reserved_prefix() -> None:
     names = properties(bad(Reason("text")), Verdict.UNKNOWN)
     assert len(names) == 6
