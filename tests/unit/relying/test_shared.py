@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,23 @@ from nova_vmi_attest.conf import relying as options
 from nova_vmi_attest.conf.opts import register_group
 from nova_vmi_attest.evidence import keys
 from nova_vmi_attest.relying import shared
+from nova_vmi_attest.relying.listener import ResultListener
 from nova_vmi_attest.relying.refusals import Refusal
 from nova_vmi_attest.relying.shared import SharedTrust
 from tests.unit.relying.results import KEY, NOW, signed
 
 REFUSAL = Refusal(1, str(uuid.UUID(int=1)), "p", "build", "required", [("h", "it is stale")])
+
+
+@pytest.fixture(autouse=True)
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In Nova a listener ends with its process; here, what a test started would disturb the next."""
+    started: list[ResultListener] = []
+    begin = ResultListener.start
+    monkeypatch.setattr(ResultListener, "start", lambda part: (started.append(part), begin(part)))
+    yield
+    for listener in started:
+        listener.stop()
 
 
 @pytest.fixture
