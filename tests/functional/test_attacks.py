@@ -19,7 +19,7 @@ from nova_vmi_attest.introspection.measure import Measurer, passed
 from nova_vmi_attest.introspection.paging import FRAME, AddressSpace
 from nova_vmi_attest.kernel.reference import Reference
 
-from .test_measure import UUID, Altered, Provider, described, load, measured, reading
+from .altered_guest import UUID, Altered, Provider, described, load, measured, paused, reading
 
 ENTRY_AREA = 0xFFFFFE0000000000  # the read-only alias of the interrupt table; CPU 0's segments follow
 SCRATCH = 0x5000000  # guest-physical memory that the measured kernel does not need
@@ -34,11 +34,8 @@ def reference() -> Reference:
 
 @pytest.fixture(scope="module")
 def altered(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Altered]:
-    with QemuGuest("attacked", tmp_path_factory.mktemp("attacked"), cpu="Skylake-Server", vcpus=2) as guest:
-        guest.wait_up()
-        guest.pause()
-        with reading(guest) as memory:
-            yield Altered(guest, reference, memory)
+    with paused("attacked", tmp_path_factory.mktemp("attacked"), reference, vcpus=2) as guest:
+        yield guest
 
 
 def remap(guest: Altered, space: AddressSpace, va: int) -> None:
