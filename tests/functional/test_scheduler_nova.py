@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nova.conf
@@ -20,7 +21,7 @@ from nova.db import migration
 from nova.scheduler import filters, host_manager, weights
 
 from nova_vmi_attest.evidence.result import Verdict
-from nova_vmi_attest.relying import servers
+from nova_vmi_attest.relying import requests, servers
 from nova_vmi_attest.relying.demand import GUEST, HOST, NEIGHBOURS, Operation
 from nova_vmi_attest.relying.refusals import Refusal
 from nova_vmi_attest.relying.scheduler_filter import VMIAttestationFilter
@@ -31,9 +32,15 @@ from tests.unit.relying.results import cache, signed
 
 objects.register_all()
 
-NOW = int(time.time())
+NOW = int(time.time()) - 3600
 HOSTS = [host_manager.HostState(name, name, uuid.uuid4()) for name in ("good", "bad", "unknown", "crowded")]
 NEIGHBOUR = uuid.UUID(int=77)
+
+
+@pytest.fixture(autouse=True)
+def at_the_time_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They end after some minutes, and other tests may take longer."""
+    monkeypatch.setattr(requests, "time", SimpleNamespace(time=lambda: float(NOW)))
 
 
 class FixedTrust(SharedTrust):

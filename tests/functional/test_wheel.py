@@ -117,7 +117,7 @@ def test_the_installed_wheel_works_away_from_the_sources(installed: Path, tmp_pa
     points = said["points"]
     assert set(points["nova_vmi_attest.memory"]) == {"ram_file", "process", "libvmi", "dump"}
     assert "text" in points["nova_vmi_attest.checks"]
-    assert points["oslo.config.opts"] == {PACKAGE: True}
+    assert points["oslo.config.opts"] == {PACKAGE: True, f"{PACKAGE}.relying": True}
     assert all(loads for group in points.values() for loads in group.values())
 
 

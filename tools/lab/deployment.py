@@ -214,6 +214,7 @@ ek_intermediates = {here}/ek-intermediates.d
 private_key = {here}/verifier.key
 authority_certificates = {self.authority_certificate}
 interval = {interval}
+minimum_event_interval = {interval}
 result_lifetime = {interval + 600}
 
 [references]
