@@ -28,7 +28,7 @@ from nova_vmi_attest.db.session import Database
 distribution = importlib.metadata.distribution("nova-vmi-attest")
 points = {}
 for point in distribution.entry_points:
-    points.setdefault(point.group, {})[point.name] = callable(point.load())
+    points.setdefault(point.group, {})[point.name] = point.load() is not None
 Database(sys.argv[1]).upgrade()
 print(json.dumps({
     "package": nova_vmi_attest.__file__,

@@ -44,6 +44,7 @@ def test_a_process_comes_back_as_it_was_started(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("sleeper", ["sh", "-c", 'echo "$WORD"; exec sleep 1000'], environment={"WORD": "hello"})
     first = processes.pid("sleeper")
+    until(lambda: processes.log("sleeper").read_text() == "hello\n", "the first start", 10)
     processes.stop("sleeper")
     assert not processes.alive("sleeper")
     Processes(tmp_path).restart("sleeper")

@@ -25,7 +25,7 @@ Openstack = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def openstack(cloud: Cloud, tmp_path: Path) -> Openstack:
     """Run ``openstack`` as one of the cloud's users."""
-    configuration = cloud.layout.directory / "clouds.yaml"
+    configuration = cloud.identity.write_clouds()
     program = Path(sys.executable).with_name("openstack")
 
     def run(user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
