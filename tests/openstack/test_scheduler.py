@@ -85,6 +85,8 @@ def test_flavors_and_images_keep_servers_off_altered_neighbours(
         assert told.hosts[0].reason.startswith(f"the servers on it are untrusted: text {SYMBOL}")
         assert (told.level, told.project) == ("required", server.project_id)
         assert told.request.startswith("build req-")
+        # Until it is measured it is no neighbour for the next one.
+        cloud.wait_verdict(server)
 
 
 def test_the_weigher_takes_known_neighbours_first(cloud: Cloud, boot: Boot, blank: str) -> None:
