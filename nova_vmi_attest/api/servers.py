@@ -25,6 +25,7 @@ from nova_vmi_attest.api.standing import NEVER_SEEN, Standing
 from nova_vmi_attest.db.models import ServerRow, VerdictChange
 from nova_vmi_attest.evidence.result import Reason, Verdict
 from nova_vmi_attest.policies import servers as rules
+from nova_vmi_attest.records.results import decode_reasons
 
 # Reasons whose details speak of the host.
 _OF_HOSTS = frozenset({"host_untrusted", "guest_missing", "not_known_to_nova", "placement_unchecked"})
@@ -209,7 +210,7 @@ def _document(
 
 
 def _change(row: VerdictChange, sees_hosts: bool) -> dict[str, Any]:
-    reasons = standing.decode_reasons(row.reasons)
+    reasons = decode_reasons(row.reasons)
     document: dict[str, Any] = {
         "at": time_of(row.at),
         "previous": row.previous or None,

@@ -7,7 +7,6 @@ counts, and what has ended is stale. A row is as true as the verifier that wrote
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, load_only
 from nova_vmi_attest.db.models import GuestResultRow, ResultRow, ServerRow, VerdictChange
 from nova_vmi_attest.evidence.challenge import CLOCK_SKEW
 from nova_vmi_attest.evidence.result import Reason, Verdict
+from nova_vmi_attest.records.results import decode_reasons
 
 _WORST_FIRST = {Verdict.UNTRUSTED: 0, Verdict.UNKNOWN: 1, Verdict.TRUSTED: 2}
 Column = InstrumentedAttribute[int]
@@ -114,11 +114,6 @@ def host_is(verdict: Verdict, now: int) -> ColumnElement[bool]:
     if verdict is Verdict.STALE:
         return ~valid
     return and_(valid, ResultRow.verdict == verdict.value)
-
-
-def decode_reasons(text: str) -> tuple[Reason, ...]:
-    """Reasons as the tables hold them."""
-    return tuple(Reason(*item) for item in json.loads(text))
 
 
 def _valid(issued: Column, expires: Column, now: int) -> ColumnElement[bool]:

@@ -148,19 +148,31 @@ def encode_reasons(reasons: tuple[Reason, ...]) -> str:
     return json.dumps([[item.check, item.symbol, item.offset, item.length, item.detail] for item in reasons])
 
 
-def _decode(text: str) -> tuple[Reason, ...]:
+def decode_reasons(text: str) -> tuple[Reason, ...]:
+    """Reasons as :func:`encode_reasons` wrote them."""
     return tuple(Reason(*item) for item in json.loads(text))
 
 
 def _stored(row: models.ResultRow) -> StoredResult:
     return StoredResult(
-        row.host, row.sequence, Verdict(row.verdict), _decode(row.reasons), row.issued, row.expires, row.token
+        row.host,
+        row.sequence,
+        Verdict(row.verdict),
+        decode_reasons(row.reasons),
+        row.issued,
+        row.expires,
+        row.token,
     )
 
 
 def _stored_guest(row: models.GuestResultRow) -> StoredGuest:
     return StoredGuest(
-        uuid.UUID(row.guest), row.host, Verdict(row.verdict), _decode(row.reasons), row.issued, row.expires
+        uuid.UUID(row.guest),
+        row.host,
+        Verdict(row.verdict),
+        decode_reasons(row.reasons),
+        row.issued,
+        row.expires,
     )
 
 
@@ -168,5 +180,5 @@ def stored_change(row: models.VerdictChange) -> Change:
     """The change that a row holds."""
     previous = Verdict(row.previous) if row.previous else None
     return Change(
-        row.at, row.kind, row.subject, row.host, previous, Verdict(row.verdict), _decode(row.reasons)
+        row.at, row.kind, row.subject, row.host, previous, Verdict(row.verdict), decode_reasons(row.reasons)
     )
